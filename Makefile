@@ -1,0 +1,92 @@
+# make help lists what there is to make.
+
+GO ?= $(or $(shell command -v go),/usr/local/go/bin/go)
+# Tests build programs with go, and look for it where programs are.
+export PATH := $(dir $(GO)):$(PATH)
+# dnbd version names the commit, except where git does not tell: no git, no checkout, or one that belongs to another user.
+export GOFLAGS := $(strip $(GOFLAGS) $(if $(shell git rev-parse HEAD 2>/dev/null),,-buildvcs=false))
+
+PREFIX ?= /usr/local
+FUZZTIME ?= 60s
+
+# Root on Linux can run every test, so there none may be skipped.
+ifeq ($(shell uname -s)/$(shell id -u),Linux/0)
+export DNBD_REQUIRE ?= 1
+endif
+
+# In make test the race detector looks at the packages that have goroutines of their own. The simulator has none, and takes ten
+# times as long with it; the tests in namespaces run the real program, which is not built with it. make check has it
+# look at everything.
+PLAIN = ./cmd/... ./e2e/... ./internal/sim/...
+
+# The program builds for all of these; what only one system has is in files that say so. Tests are looked at where there are
+# pipes and signals to test with.
+SYSTEMS = linux/arm64 linux/386 darwin/arm64 freebsd/amd64 windows/amd64
+PORTABLE = ./block/... ./image/... ./nbd/... ./internal/... ./cmd/...
+
+DIRS = bench block cmd demo e2e image internal nbd
+
+.PHONY: all build test check lint cross race fuzz bench run man install clean help
+
+all: build
+
+build: ## the one program, bin/dnbd, static, with its names of old beside it
+	scripts/install-deps.sh build
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/dnbd ./cmd/dnbd
+	ln -sf dnbd bin/dnbd-server
+	ln -sf dnbd bin/dnbd-client
+
+test: ## all tests; installs the Debian packages that they need
+	scripts/install-deps.sh test
+	$(GO) vet ./...
+	@failed=; \
+	$(GO) test -race -timeout 8m $$($(GO) list ./... | grep -v -e /cmd/ -e /e2e -e /internal/sim) || failed=1; \
+	$(GO) test -timeout 8m $(PLAIN) || failed=1; \
+	[ -z "$$failed" ]
+
+check: lint cross race ## what a change has to pass: linters, other systems, all tests with the race detector
+
+lint: ## vet, staticcheck, gofumpt and the rule of imports
+	$(GO) vet ./...
+	cd tools && $(GO) build -o ../bin/tools/ tool
+	bin/tools/staticcheck ./...
+	@unformatted=$$(bin/tools/gofumpt -l *.go $(DIRS)); [ -z "$$unformatted" ] || { echo "gofumpt would change:"; echo "$$unformatted"; exit 1; }
+	$(GO) test .
+
+cross: ## build for other systems
+	@set -e; export CGO_ENABLED=0; for s in $(SYSTEMS); do echo "build for $$s"; \
+		export GOOS=$${s%/*} GOARCH=$${s#*/}; $(GO) build $(PORTABLE); \
+		[ $$GOOS = windows ] || $(GO) vet $(PORTABLE); done
+
+race: ## all tests with the race detector
+	scripts/install-deps.sh test
+	$(GO) test -race -timeout 30m ./...
+
+fuzz: ## each fuzz target for FUZZTIME, 60s unless set
+	@set -e; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+		echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+bench: build ## side by side with others; writes docs/benchmarks.md
+	scripts/install-deps.sh bench
+	$(GO) run ./bench
+
+run: build ## see it work: one server and four clients on this machine
+	scripts/install-deps.sh run
+	$(GO) build -o bin/demo ./demo
+	bin/demo
+
+man: build ## manual pages, in bin/man
+	bin/dnbd man bin/man
+
+install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install bin/dnbd $(DESTDIR)$(PREFIX)/bin/
+	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-server
+	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-client
+	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
+
+clean: ## remove what was built
+	rm -rf bin
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dnbd/dnbd/internal/attach"
+	"github.com/dnbd/dnbd/internal/control"
+	"github.com/dnbd/dnbd/internal/size"
+	"github.com/dnbd/dnbd/internal/target"
+)
+
+// attachOptions are what `dnbd attach` and DNBD's own client are told.
+type attachOptions struct {
+	groupFlags
+	image     string
+	device    string // empty: the driver chooses
+	cache     string // a file; empty: in memory
+	cacheSize size.Bytes
+	driver    string
+	socket    string
+	ioTimeout time.Duration
+	verbose   bool
+}
+
+// attachCommand is `dnbd attach`.
+func attachCommand() *cobra.Command {
+	var o attachOptions
+	var foreground, report bool
+	cmd := &cobra.Command{
+		Use:   "attach [flags] IMAGE [DEVICE]",
+		Short: "Make an image a block device, or a socket for NBD clients",
+		Long: "Make an image a block device of this machine, or a socket for NBD clients, and print its path or URI once it can be\n" +
+			"used. It is served by a process in the background until 'dnbd detach'. When no server answers reads wait.\n\n" +
+			"IMAGE is " + target.Forms + ".\n" +
+			"DEVICE is the path of the block device to make; by default the next free /dev/dnbdN.",
+		Example: "  dnbd attach debian-12\n  dnbd attach --cache /var/cache/dnbd --cache-size 8G dnbd://239.0.0.7/films /dev/films\n" +
+			"  dnbd attach --driver socket --socket /tmp/films.sock films",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return usagef("name the image, and perhaps the device to make: IMAGE [DEVICE]")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.image, o.verbose = args[0], verbose(cmd)
+			if len(args) == 2 {
+				o.device = args[1]
+			}
+			if err := o.check(cmd); err != nil {
+				return err
+			}
+			switch {
+			case report:
+				return o.serveReporting(cmd.Context(), cmd.OutOrStdout())
+			case foreground:
+				return o.serve(cmd.Context(), newLog(cmd, slog.LevelInfo), func(r ready) error { return r.write(cmd) })
+			}
+			r, err := o.background(cmd)
+			if err != nil {
+				return err
+			}
+			return r.write(cmd)
+		},
+	}
+	o.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.cache, "cache", "", "keep blocks in `FILE`, over restarts too (default: in memory)")
+	f.Var(&o.cacheSize, "cache-size", "make the cache this large (default: 64 MiB in memory, or as the file is)")
+	f.StringVar(&o.driver, "driver", attach.Auto, "attach by `DRIVER`: fuse, which makes a block device and needs root, socket, or auto")
+	f.StringVar(&o.socket, "socket", "", "make the socket at `PATH` (default: named after the image, in "+control.Dir()+"/nbd)")
+	f.DurationVar(&o.ioTimeout, "io-timeout", 0, "let reads, and this command, fail when no server answers for this long, such as 30s (default: wait)")
+	f.BoolVar(&foreground, "foreground", false, "do not go to the background")
+	f.BoolVar(&report, "report", false, "be the process in the background, and tell the other one on standard output")
+	f.Lookup("cache-size").DefValue = "" // said in the text
+	_ = f.MarkHidden("report")           // it fails for a flag that is not there
+	return cmd
+}
+
+// check looks for what is wrong or contradictory, and makes relative paths absolute.
+func (o *attachOptions) check(cmd *cobra.Command) error {
+	if _, err := target.Parse(o.image); err != nil {
+		return usagef("%w", err)
+	}
+	switch {
+	case cmd.Flags().Changed("cache-size") && o.cacheSize <= 0:
+		return usagef("--cache-size %s: a cache has to hold something", o.cacheSize.String())
+	case o.ioTimeout < 0:
+		return usagef("--io-timeout %v is negative", o.ioTimeout)
+	case o.socket != "" && o.driver == "fuse":
+		return usagef("--socket and --driver fuse contradict each other: that driver makes a block device")
+	case o.socket != "" && o.device != "":
+		return usagef("--socket %s and DEVICE %s contradict each other: name one of them", o.socket, o.device)
+	case o.device != "" && o.driver == "socket":
+		return usagef("DEVICE %s and --driver socket contradict each other: name the socket with --socket", o.device)
+	case o.socket != "":
+		o.driver = "socket"
+	case o.device != "" && o.driver == attach.Auto:
+		o.driver = deviceDriver // a device was asked for, so a socket would not do
+	}
+	names := []string{attach.Auto}
+	for _, d := range drivers() {
+		names = append(names, d.Name())
+	}
+	if !slices.Contains(names, o.driver) {
+		return usagef("--driver %s: there are %s", o.driver, strings.Join(names, ", "))
+	}
+	for _, path := range []*string{&o.device, &o.cache, &o.socket} {
+		if *path == "" {
+			continue
+		}
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			return err
+		}
+		*path = absolute
+	}
+	return nil
+}
+
+// ready is what there is to say of an attachment that can be used.
+type ready struct {
+	Device  string   `json:"device"`
+	URI     string   `json:"uri"` // for NBD clients, with the socket driver
+	Image   string   `json:"image"`
+	Network string   `json:"network"` // group and interfaces
+	Servers []uint16 `json:"servers"` // that offered it
+	Why     []string `json:"why"`     // which driver was taken, and which not
+}
+
+// write prints the address of the attachment for people and programs, and for people what it is and by which driver.
+func (r ready) write(cmd *cobra.Command) error {
+	fmt.Fprintf(cmd.ErrOrStderr(), "dnbd: %s in %s; %s\n", r.Image, r.Network, strings.Join(r.Why, "; "))
+	address := r.Device
+	if r.URI != "" {
+		address = r.URI
+	}
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), address)
+	return err
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/dnbd/dnbd/internal/attach"
+	"github.com/dnbd/dnbd/internal/cache"
+	"github.com/dnbd/dnbd/internal/client"
+	"github.com/dnbd/dnbd/internal/control"
+	"github.com/dnbd/dnbd/internal/target"
+)
+
+// attachment is what serve serves.
+type attachment struct {
+	target  target.Target
+	network client.Network
+	client  *client.Client
+	device  attach.Attachment
+	uri     string
+	started time.Time
+	logFile string
+
+	mu        sync.Mutex // guards what follows
+	cacheFile string     // empty: in memory
+}
+
+// serve attaches the image, calls report when it can be used, and returns when it is detached again: by a request at its
+// control socket, or because ctx ended. While it is in use it stays.
+func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func(ready) error) (err error) {
+	t, err := target.Parse(o.image)
+	if err != nil {
+		return err
+	}
+	a := &attachment{target: t, started: time.Now()}
+	if a.network, err = o.network(t.Group, log); err != nil {
+		return err
+	}
+	driver, why, err := attach.Choose(o.driver, drivers())
+	if err != nil {
+		return err
+	}
+	look := ctx
+	if o.ioTimeout > 0 {
+		var cancel context.CancelFunc
+		look, cancel = context.WithTimeout(ctx, o.ioTimeout)
+		defer cancel()
+	}
+	offer, err := find(look, a.network, t)
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("no server offered %s within --io-timeout %v in %v", t.What(), o.ioTimeout, a.network)
+		}
+		return err
+	}
+	a.cacheFile = o.cache
+	keep, err := o.openCache(offer.Descriptor.BlockSize, log)
+	if err != nil {
+		return err
+	}
+	a.client, err = client.Open(client.Config{
+		Network: a.network, Descriptor: offer.Descriptor, Cache: keep, IOTimeout: o.ioTimeout, Log: log,
+	})
+	if err != nil {
+		return errors.Join(err, keep.Close())
+	}
+	defer func() { err = errors.Join(err, a.client.Close()) }()
+	a.device, err = driver.Attach(ctx, a.client, attach.Options{
+		Device: o.device, Socket: o.socket, Name: offer.Descriptor.Name, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	if driver.Name() == socketDriver {
+		a.uri = nbdURI(a.device.Path())
+	}
+	return a.run(ctx, log, func() error {
+		return report(ready{
+			Device: a.device.Path(), URI: a.uri, Servers: offer.Servers, Why: why,
+			Image: fmt.Sprintf("%s@%d", offer.Descriptor.Name, offer.Descriptor.Revision), Network: a.network.String(),
+		})
+	})
+}
+
+// retryTime is the time between two tries to detach what is in use when the process was told to stop.
+const retryTime = time.Second
+
+// run keeps a device that is attached until it is detached.
+func (a *attachment) run(ctx context.Context, log *slog.Logger, report func() error) error {
+	// From here on a second signal is not to kill the process: it would leave the device behind.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+
+	detached := make(chan struct{})
+	var once sync.Once
+	svc, err := control.Listen(controlName(a.device.Path()), control.Handler{
+		Status: a.status,
+		Detach: func(context.Context) error {
+			if err := a.device.Close(); err != nil {
+				return err
+			}
+			once.Do(func() { close(detached) })
+			return nil
+		},
+		AddCache: func(_ context.Context, r control.AddCache) error { return a.addCache(r, log) },
+	})
+	if err != nil {
+		return errors.Join(err, a.device.Close())
+	}
+	defer func() {
+		if err := svc.Close(); err != nil {
+			log.Warn("close the control socket", "error", err)
+		}
+	}()
+	a.logFile = keepLog(svc.Path())
+	defer dropLog(a.logFile)
+	if err := report(); err != nil {
+		return errors.Join(err, a.device.Close()) // whoever wanted it is gone
+	}
+	notify(log, daemon.SdNotifyReady)
+
+	stop, retry := ctx.Done(), (<-chan time.Time)(nil)
+	for {
+		select {
+		case <-detached:
+			return nil
+		case <-a.device.Done():
+			log.Warn("the device was taken away by somebody else", "device", a.device.Path())
+			return a.device.Close()
+		case <-stop:
+			stop = nil // once is enough
+		case <-signals:
+		case <-retry:
+		}
+		if ctx.Err() == nil {
+			continue
+		}
+		err := a.device.Close()
+		if err == nil || !errors.Is(err, attach.ErrBusy) {
+			return err
+		}
+		if retry == nil {
+			log.Warn("told to stop; detaching as soon as it is no longer used", "reason", err)
+			tick := time.NewTicker(retryTime)
+			defer tick.Stop()
+			retry = tick.C
+		}
+	}
+}
+
+// openCache opens the cache that o asks for.
+func (o *attachOptions) openCache(blockSize int, log *slog.Logger) (*cache.Cache, error) {
+	if o.cache == "" {
+		c, err := cache.NewMemory(int64(cmp.Or(o.cacheSize, client.DefaultMemory)), blockSize)
+		if err != nil {
+			return nil, fmt.Errorf("--cache-size: %w", err)
+		}
+		return c, nil
+	}
+	c, err := cache.Open(o.cache, int64(o.cacheSize), blockSize, log)
+	if err != nil {
+		return nil, fmt.Errorf("--cache: %w", err)
+	}
+	return c, nil
+}
+
+// addCache has the client keep its blocks in a cache file from now on.
+func (a *attachment) addCache(r control.AddCache, log *slog.Logger) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.cacheFile == r.File {
+		return fmt.Errorf("%s is the cache already", r.File)
+	}
+	next, err := cache.Open(r.File, r.Size, a.client.Descriptor().BlockSize, log)
+	if err != nil {
+		return err
+	}
+	if err := a.client.AddCache(next); err != nil {
+		return err
+	}
+	a.cacheFile = r.File
+	return nil
+}
+
+// status is the attachment as the control socket shows it.
+func (a *attachment) status() control.Status {
+	s := a.client.Stats()
+	a.mu.Lock()
+	file := a.cacheFile
+	a.mu.Unlock()
+	st := &control.Attachment{
+		Device: a.device.Path(), Driver: a.device.Driver(), URI: a.uri, Target: a.target.String(),
+		Image: imageStatus(a.client.Descriptor()), Waiting: s.Waiting,
+		Cache: control.Cache{
+			File: file, Capacity: int64(s.Cache.Slots) * int64(s.Cache.SlotSize), Used: s.Cache.Bytes, Hits: s.Cache.Hits,
+			Misses: s.Cache.Misses, Replaced: s.Cache.Replaced, Bad: s.Cache.Bad,
+		},
+		Traffic: control.Traffic{
+			Read: s.Read, Errors: s.Errors, Wanted: s.Network.Asked, Overheard: s.Network.Overheard, Repaired: s.Network.Repaired,
+			Duplicates: s.Network.Duplicates, Refused: s.Refused, Drops: s.Drops,
+		},
+		Replicas: []control.Replica{},
+	}
+	for _, r := range s.Replicas {
+		state := control.Stalled
+		if r.Live {
+			state = control.Live
+		}
+		st.Replicas = append(st.Replicas, control.Replica{
+			Server: r.Server, Address: r.Addr.String(), State: state, RTT: r.RTT.Microseconds(), Share: r.Share, Rate: r.Rate,
+		})
+	}
+	return control.Status{
+		Version: version, Started: a.started.UTC(), Group: a.network.Group.String(),
+		Interfaces: interfaceNames(a.network.Interfaces), Log: a.logFile, Attachment: st,
+	}
+}
+
+// controlName is the name of the control socket of the process that serves a device.
+func controlName(device string) string { return "attach-" + control.Name(device) }
+
+// nbdURI is the URI of a socket for NBD clients, as the NBD project's uri.md defines it.
+func nbdURI(socket string) string {
+	path := strings.NewReplacer("%2F", "/", "+", "%20").Replace(url.QueryEscape(socket))
+	return "nbd+unix:///?socket=" + path
+}

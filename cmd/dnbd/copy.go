@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/client"
+	"github.com/dnbd/dnbd/internal/size"
+	"github.com/dnbd/dnbd/internal/target"
+)
+
+// streamChunk is how many bytes are read at a time where the order matters.
+const streamChunk = 1 << 20
+
+// copyCommand is `dnbd copy`.
+func copyCommand() *cobra.Command {
+	var flags groupFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "copy [flags] IMAGE|FILE DEST",
+		Short: "Copy a whole image to a file, a block device, a pipe or nowhere",
+		Long: "Copy a whole image to DEST: a file, a block device, - for standard output, or null: for nowhere. Machines that\n" +
+			"copy the same image at the same time share what crosses the network, whenever they start. Every block is checked.\n\n" +
+			"IMAGE is " + target.Forms + ".\n" +
+			"FILE is a local file, with a / in its path or with a sidecar beside it; with a sidecar it is checked too.",
+		Example: "  dnbd copy debian-12 /dev/sda\n  dnbd copy --json dnbd://239.0.0.7/debian-12@3 null:\n  dnbd copy debian-12 - | zstd > debian-12.zst",
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) != 2:
+				return usagef("name what to copy and where to: IMAGE DEST")
+			case asJSON && args[1] == toStdout:
+				return usagef("--json and - both want standard output; leave out one of them")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := openTransfer(cmd, &flags, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			r, err := t.run(cmd.Context(), args[1])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
+			}
+			t.log.Info(fmt.Sprintf("copied %s, %s in %.1f s, from %s", r.Image, size.Format(r.Bytes), r.Seconds, t.where))
+			return nil
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object at the end: image, id, bytes, seconds, and what the network carried")
+	return cmd
+}
+
+// copyReport is what copy prints as JSON; a contract with users. All but Image, ID and Seconds are in bytes.
+type copyReport struct {
+	Image      string  `json:"image"` // NAME@REVISION, or the path of a file without a sidecar
+	ID         string  `json:"id"`    // empty for a file without a sidecar
+	Bytes      int64   `json:"bytes"`
+	Seconds    float64 `json:"seconds"`
+	Wanted     uint64  `json:"wanted"`
+	Overheard  uint64  `json:"overheard"`
+	Repaired   uint64  `json:"repaired"`
+	Duplicates uint64  `json:"duplicates"`
+}
+
+// transfer is a copy about to be made.
+type transfer struct {
+	from   reader
+	local  string // the file, if it is one
+	where  string // for people: the file, or the group
+	log    *slog.Logger
+	bar    *progressBar
+	report copyReport
+	done   atomic.Int64 // bytes that are at the destination
+}
+
+// reader is where a copy comes from.
+type reader interface {
+	// Size is in bytes.
+	Size() int64
+	// Copy hands all bytes to sink, in any order.
+	Copy(ctx context.Context, sink client.Sink) error
+	// ReadAt fills p with the bytes at off.
+	ReadAt(ctx context.Context, p []byte, off int64) error
+	// Close ends it.
+	Close() error
+}
+
+// openTransfer opens what name means: a file, or an image of a group, for which it waits.
+func openTransfer(cmd *cobra.Command, flags *groupFlags, name, dest string) (*transfer, error) {
+	level := slog.LevelWarn
+	if dest != toStdout {
+		level = slog.LevelInfo
+	}
+	t := &transfer{log: newLog(cmd, level), bar: newProgressBar(cmd.ErrOrStderr(), "copying "+name)}
+	if isFile(name) {
+		t.local, t.where = name, "the file "+name
+		f, err := openLocal(name)
+		if err != nil {
+			return nil, err
+		}
+		t.from, t.report.Image = f, name
+		if f.image != nil {
+			t.describe(f.image.Descriptor())
+		}
+		return t, nil
+	}
+	what, err := target.Parse(name)
+	if err != nil {
+		return nil, usagef("%w", err)
+	}
+	n, err := flags.network(what.Group, newLog(cmd, slog.LevelWarn))
+	if err != nil {
+		return nil, err
+	}
+	offer, err := find(cmd.Context(), n, what)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.Open(client.Config{Network: n, Descriptor: offer.Descriptor, Log: n.Log})
+	if err != nil {
+		return nil, err
+	}
+	t.from, t.where = c, n.String()
+	t.describe(offer.Descriptor)
+	return t, nil
+}
+
+// describe notes what is copied.
+func (t *transfer) describe(d image.Descriptor) {
+	t.report.Image, t.report.ID = fmt.Sprintf("%s@%d", d.Name, d.Revision), d.ID().String()
+}
+
+// run copies to dest.
+func (t *transfer) run(ctx context.Context, dest string) (_ copyReport, err error) {
+	defer func() { err = errors.Join(err, t.from.Close()) }()
+	started := time.Now()
+	to, err := openDestination(dest, t.from.Size(), t.local)
+	if err != nil {
+		return copyReport{}, err
+	}
+	defer t.showProgress()()
+	if to.inOrder {
+		err = t.stream(ctx, to)
+	} else {
+		err = t.from.Copy(ctx, client.Sink{
+			Write: func(off int64, p []byte) error {
+				t.done.Add(int64(len(p)))
+				return to.write(off, p)
+			},
+			Zero: func(off, n int64) error {
+				t.done.Add(n)
+				return to.zero(off, n)
+			},
+		})
+	}
+	if err = to.close(err); err != nil {
+		return copyReport{}, err
+	}
+	r := t.report
+	r.Bytes, r.Seconds = t.from.Size(), time.Since(started).Seconds()
+	if c, ok := t.from.(*client.Client); ok {
+		s := c.Stats().Network
+		r.Wanted, r.Overheard, r.Repaired, r.Duplicates = s.Asked, s.Overheard, s.Repaired, s.Duplicates
+	}
+	return r, nil
+}
+
+// stream copies in order.
+func (t *transfer) stream(ctx context.Context, to *destination) error {
+	buf := make([]byte, streamChunk)
+	for off, end := int64(0), t.from.Size(); off < end; off += streamChunk {
+		p := buf[:min(streamChunk, end-off)]
+		if err := t.from.ReadAt(ctx, p, off); err != nil {
+			return err
+		}
+		if err := to.write(off, p); err != nil {
+			return err
+		}
+		t.done.Add(int64(len(p)))
+	}
+	return nil
+}
+
+// showProgress keeps the bar up to date until the function that it returns is called.
+func (t *transfer) showProgress() (end func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				t.bar.end()
+				return
+			case <-tick.C:
+				t.bar.update(t.done.Load(), t.from.Size())
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-stopped
+	}
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/client"
+	"github.com/dnbd/dnbd/internal/target"
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+const (
+	// settleTime is how much longer to listen after the first server offered the image, for a newer revision at another one,
+	// or other bytes under its name. Servers on the same network answer within milliseconds.
+	settleTime = 40 * time.Millisecond
+	// otherTime is how long servers may answer without one that has the image before it is believed not to be there. It is
+	// time for three announcements of a server whose answer was lost.
+	otherTime = 3 * time.Second
+	// quietTime is how long a command may wait without saying so, and sayAgain after how long it says so again.
+	quietTime = 1900 * time.Millisecond
+	sayAgain  = 30 * time.Second
+)
+
+// find waits until a server of the group offers the image that t names. It says on what it waits. That servers answer and
+// none has the image is an error.
+func find(ctx context.Context, n client.Network, t target.Target) (target.Offer, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var settling bool
+	var answered time.Time
+	wait := waiting{started: time.Now()}
+	d, err := client.Find(ctx, n, wire.Hello{Want: wire.HelloAll}, func(d client.Discovery) bool {
+		now := time.Now()
+		_, err := t.Choose(d.Found)
+		var choice *target.Choice
+		switch ambiguous := errors.As(err, &choice) && choice.Ambiguous; {
+		case err == nil && t.ID != image.ID{}:
+			return true
+		case settling:
+			return false
+		case err == nil || ambiguous:
+			settling = true
+			time.AfterFunc(settleTime, cancel)
+			return false
+		}
+		if len(d.Found) > 0 {
+			if answered.IsZero() {
+				answered = now
+			}
+			return now.Sub(answered) >= otherTime
+		}
+		if wait.due(now) {
+			n.Log.Warn(fmt.Sprintf("waiting for %s in %v: %s", t.What(), n, heard(d)), "for", wait.since(now))
+		}
+		return false
+	})
+	if err != nil && !settling {
+		return target.Offer{}, err
+	}
+	return t.Choose(d.Found)
+}
+
+// heard says in words what was heard of a group that offers nothing, and what to look at.
+func heard(d client.Discovery) string {
+	if len(d.Servers) == 0 {
+		return fmt.Sprintf("nothing was heard; check that a server runs in this group, that --iface names the right network, that "+
+			"the switches pass multicast (IGMP snooping needs a querier), and that no firewall stops UDP port %d", wire.Port)
+	}
+	ids := slices.Compact(slices.Sorted(maps.Values(d.Servers)))
+	return fmt.Sprintf("heard %s, which offers nothing, or whose answer does not arrive; check that no firewall stops UDP port %d",
+		target.ServerList(ids), wire.Port)
+}
+
+// waiting decides when somebody who waits should say so.
+type waiting struct {
+	started time.Time
+	said    time.Time
+}
+
+// due says whether it is time to say something, and takes it as said.
+func (w *waiting) due(now time.Time) bool {
+	if now.Sub(w.started) < quietTime || now.Sub(w.said) < sayAgain {
+		return false
+	}
+	w.said = now
+	return true
+}
+
+// since is how long it has been waiting, in whole seconds.
+func (w *waiting) since(now time.Time) time.Duration { return now.Sub(w.started).Round(time.Second) }

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dnbd/dnbd/internal/client"
+	"github.com/dnbd/dnbd/internal/size"
+	"github.com/dnbd/dnbd/internal/target"
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+const (
+	// listTime is how long list listens after the last answer that told something new, and lonelyTime how long when there is
+	// none: two announcements of a server whose answer was lost.
+	listTime   = 700 * time.Millisecond
+	lonelyTime = 2500 * time.Millisecond
+)
+
+// listCommand is `dnbd list`.
+func listCommand() *cobra.Command {
+	var flags groupFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list [GROUP-URI]",
+		Short: "List the images that a group offers, and by which servers",
+		Long: "List the images that a group offers, and by which servers. GROUP-URI is dnbd://GROUP[:PORT]/; without it the group\n" +
+			"is " + target.GroupURI(target.DefaultGroup()) + ". The command fails when nothing is heard.",
+		Example: "  dnbd list\n  dnbd list --json dnbd://239.0.0.7/",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			group, err := target.ParseGroup(strings.Join(args, ""))
+			if err != nil {
+				return usagef("%w", err)
+			}
+			n, err := flags.network(group, newLog(cmd, slog.LevelWarn))
+			if err != nil {
+				return err
+			}
+			d, err := listen(cmd.Context(), n)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = writeListJSON(cmd.OutOrStdout(), n, d)
+			} else {
+				err = writeList(cmd.OutOrStdout(), n, d)
+			}
+			if err == nil && len(d.Found) == 0 {
+				err = fmt.Errorf("no image is offered in %v: %s", n, heard(d))
+			}
+			return err
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+// listen asks a group what it offers, until nothing new is heard any more.
+func listen(ctx context.Context, n client.Network) (client.Discovery, error) {
+	quiet, cancel := context.WithCancel(ctx)
+	defer cancel()
+	end := time.AfterFunc(lonelyTime, cancel)
+	defer end.Stop()
+	images, servers := 0, 0
+	d, err := client.Find(quiet, n, wire.Hello{Want: wire.HelloAll}, func(d client.Discovery) bool {
+		if len(d.Found) != images || len(d.Servers) != servers {
+			if images, servers = len(d.Found), len(d.Servers); images > 0 {
+				end.Reset(listTime)
+			}
+		}
+		return false
+	})
+	if quiet.Err() != nil && ctx.Err() == nil {
+		err = nil // it is our own end
+	}
+	return d, err
+}
+
+// listing is what list prints as JSON; a contract with users.
+type listing struct {
+	Group      string        `json:"group"`
+	Interfaces []string      `json:"interfaces"`
+	Images     []listedImage `json:"images"`
+	Servers    []listedFrom  `json:"servers"`
+}
+
+type listedImage struct {
+	URI       string   `json:"uri"`
+	Name      string   `json:"name"`
+	Revision  uint64   `json:"revision"`
+	ID        string   `json:"id"`
+	Size      int64    `json:"size"`       // in bytes
+	BlockSize int      `json:"block_size"` // in bytes
+	Servers   []uint16 `json:"servers"`    // ids
+}
+
+type listedFrom struct {
+	ID      uint16 `json:"id"`
+	Address string `json:"address"`
+}
+
+func writeListJSON(w io.Writer, n client.Network, d client.Discovery) error {
+	l := listing{
+		Group: n.Group.String(), Interfaces: interfaceNames(n.Interfaces), Images: []listedImage{}, Servers: []listedFrom{},
+	}
+	for _, o := range target.Offers(d.Found) {
+		id := o.Descriptor.ID()
+		l.Images = append(l.Images, listedImage{
+			URI: target.Target{Group: n.Group, Name: o.Descriptor.Name, Revision: o.Descriptor.Revision}.String(), Name: o.Descriptor.Name,
+			Revision: o.Descriptor.Revision, ID: id.String(), Size: o.Descriptor.Size, BlockSize: o.Descriptor.BlockSize,
+			Servers: o.Servers,
+		})
+	}
+	for addr, id := range d.Servers {
+		l.Servers = append(l.Servers, listedFrom{id, addr.String()})
+	}
+	slices.SortFunc(l.Servers, func(a, b listedFrom) int {
+		return cmp.Or(cmp.Compare(a.ID, b.ID), strings.Compare(a.Address, b.Address))
+	})
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(l)
+}
+
+func writeList(w io.Writer, n client.Network, d client.Discovery) error {
+	if len(d.Found) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprintf(w, "in %v:\n", n); err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "IMAGE\tSIZE\tSERVERS\tID")
+	for _, o := range target.Offers(d.Found) {
+		ids := make([]string, len(o.Servers))
+		for i, s := range o.Servers {
+			ids[i] = fmt.Sprint(s)
+		}
+		fmt.Fprintf(table, "%s@%d\t%s\t%s\t%s\n", o.Descriptor.Name, o.Descriptor.Revision, size.Format(o.Descriptor.Size),
+			strings.Join(ids, ","), o.Descriptor.ID())
+	}
+	return table.Flush()
+}

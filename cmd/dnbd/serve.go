@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/control"
+	"github.com/dnbd/dnbd/internal/server"
+	"github.com/dnbd/dnbd/internal/size"
+	"github.com/dnbd/dnbd/internal/target"
+)
+
+// serveOptions are what `dnbd serve` and DNBD's own server are told.
+type serveOptions struct {
+	groupFlags
+	group   string
+	id      uint16
+	threads int
+	rate    size.Rate
+	status  string
+	files   []string // FILE or NAME=FILE
+}
+
+// serveCommand is `dnbd serve`.
+func serveCommand() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve [flags] FILE|NAME=FILE ...",
+		Short: "Serve images to a group",
+		Long: "Serve files or block devices to a group until the process is told to stop. One that has no sidecar yet is hashed\n" +
+			"first ('dnbd image create' does it beforehand). A file that changes meanwhile is withdrawn, hashed again, and\n" +
+			"offered as the next revision. A second server with the same file, under another id, shares the work.",
+		Example: "  dnbd serve debian-12.img\n  dnbd serve --iface eth0 --rate 500Mbit --group 239.0.0.7 films=/dev/vg0/films",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0:
+				return usagef("name the files or block devices to serve")
+			case cmd.Flags().Changed("id") && o.id == 0:
+				return usagef("--id 0: ids count from 1; leave it out to have a free one chosen")
+			case o.threads < 0:
+				return usagef("--threads %d: it is a number from 1, or 0 for as many as fit the machine", o.threads)
+			}
+			o.files = args
+			err := o.run(cmd)
+			if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
+				return nil // told to stop before it was ready
+			}
+			return err
+		},
+	}
+	o.add(cmd)
+	cmd.Flags().StringVar(&o.group, "group", "", "serve the multicast group `ADDR[:PORT]` (default "+target.DefaultGroup().String()+")")
+	cmd.Flags().Uint16Var(&o.id, "id", 0, "be server `N` of the group, from 1 to 65535 (default: one that is free)")
+	cmd.Flags().IntVar(&o.threads, "threads", 0, "read with `N` threads (default: as many as there are processors, at least 4)")
+	cmd.Flags().Var(&o.rate, "rate", "send at this `RATE` at most, such as 200Mbit (default: what the receivers can take)")
+	cmd.Flags().Lookup("rate").DefValue = "" // said in the text
+	cmd.Flags().StringVar(&o.status, "status", "", "answer GET /status on TCP `ADDR:PORT` with what 'dnbd status --json' shows of this server")
+	return cmd
+}
+
+// run serves until the command's context ends.
+func (o *serveOptions) run(cmd *cobra.Command) error {
+	ctx, log := cmd.Context(), newLog(cmd, slog.LevelInfo)
+	group, err := target.ParseGroup(o.group)
+	if err != nil {
+		return usagef("--group: %w", err)
+	}
+	n, err := o.network(group, log)
+	if err != nil {
+		return err
+	}
+	sources, err := parseSources(o.files)
+	if err != nil {
+		return err
+	}
+	var status net.Listener
+	if o.status != "" {
+		if status, err = net.Listen("tcp", o.status); err != nil {
+			return fmt.Errorf("--status %s: %w", o.status, err)
+		}
+		defer status.Close()
+	}
+	l := library{cmd: cmd, log: log, labels: map[string]image.Descriptor{}}
+	images, err := l.open(ctx, sources)
+	defer func() { l.close(images) }()
+	if err != nil {
+		return err
+	}
+	s, err := server.New(server.Config{
+		Group: group, Interfaces: n.Interfaces, ID: o.id, Rate: uint64(o.rate), Threads: o.threads, Log: log, Rehash: l.rehash,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.Prepare(ctx, images); err != nil {
+		s.Close()
+		return err
+	}
+	started := time.Now()
+	describe := func() control.Status { return serverStatus(s.Status(), interfaceNames(n.Interfaces), started) }
+	svc, err := control.Listen("serve-"+strconv.Itoa(os.Getpid()), control.Handler{Status: describe})
+	if err != nil {
+		s.Close()
+		return err
+	}
+	writeServing(cmd.OutOrStdout(), s.Status(), n.Interfaces, images, svc.Path())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if status != nil {
+		web := &http.Server{Handler: statusHandler(describe), ReadHeaderTimeout: 10 * time.Second}
+		wg.Go(func() { _ = web.Serve(status) }) // until it is closed
+		defer web.Close()
+	}
+	notify(log, daemon.SdNotifyReady)
+	serving := images
+	images = nil // from here on they are the server's to close
+	return errors.Join(s.Run(ctx, serving), svc.Close())
+}
+
+// statusHandler answers GET /status and nothing else.
+func statusHandler(describe func() control.Status) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		st := describe()
+		st.API, st.PID = control.API, os.Getpid()
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		_ = enc.Encode(st) // it fails when the other side is gone, who needs no answer then
+	})
+	return mux
+}
+
+// notify tells the service manager, where there is one.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("notify the service manager", "error", err)
+	}
+}
+
+// source is a file to be served and the name that the command line gives it.
+type source struct {
+	name string // empty: as the sidecar says, or after the file
+	path string
+}
+
+// parseSources reads FILE and NAME=FILE. A file with = in its name is written with a directory, as in ./a=b.
+func parseSources(args []string) ([]source, error) {
+	var sources []source
+	for _, arg := range args {
+		name, path, found := strings.Cut(arg, "=")
+		if !found || strings.Contains(name, "/") {
+			name, path = "", arg
+		}
+		if found && name == "" && path != arg || path == "" {
+			return nil, usagef("%q is neither FILE nor NAME=FILE", arg)
+		}
+		if name != "" {
+			if t, err := target.Parse(name); err != nil || t.Name != name {
+				return nil, usagef("%q: %q cannot be the name of an image: %w", arg, name, err)
+			}
+		}
+		sources = append(sources, source{name, path})
+	}
+	return sources, nil
+}
+
+// library makes images of files, and again when they change.
+type library struct {
+	cmd *cobra.Command
+	log *slog.Logger
+
+	mu     sync.Mutex
+	labels map[string]image.Descriptor // by path: what is or was offered last
+}
+
+// open opens all sources, and hashes those that have no sidecar yet. It also returns those that it opened before an error.
+func (l *library) open(ctx context.Context, sources []source) ([]*image.Image, error) {
+	var images []*image.Image
+	for _, s := range sources {
+		m, err := l.hash(ctx, s.path, image.CreateOptions{Name: s.name}, image.OpenOrCreate)
+		if err != nil {
+			return images, err
+		}
+		images = append(images, m)
+		d := m.Descriptor()
+		for _, other := range images[:len(images)-1] {
+			if o := other.Descriptor(); o.Name == d.Name && o.Revision == d.Revision {
+				return images, fmt.Errorf("%s and %s are both %s revision %d; give one of them another name, as in other=%s",
+					other.Path(), m.Path(), d.Name, d.Revision, m.Path())
+			}
+		}
+	}
+	return images, nil
+}
+
+// rehash makes an image of a file that was one and has changed.
+func (l *library) rehash(ctx context.Context, path string) (*image.Image, error) {
+	l.mu.Lock()
+	last := l.labels[path]
+	l.mu.Unlock()
+	o := image.CreateOptions{Name: last.Name}
+	// Where no sidecar could be kept nobody else remembers the revision.
+	if _, err := os.Stat(image.SidecarPath(path)); errors.Is(err, fs.ErrNotExist) {
+		o.Revision = last.Revision + 1
+	}
+	return l.hash(ctx, path, o, image.Create)
+}
+
+// hash makes an image with make, and shows how far it is.
+func (l *library) hash(ctx context.Context, path string, o image.CreateOptions,
+	make func(context.Context, string, image.CreateOptions) (*image.Image, error),
+) (*image.Image, error) {
+	bar := newProgressBar(l.cmd.ErrOrStderr(), "hashing "+path)
+	told := false
+	o.Progress = func(done, total int64) {
+		if !told && !bar.shown() {
+			told = true
+			l.log.Info("hashing "+path, "size", size.Format(total))
+		}
+		bar.update(done, total)
+	}
+	m, err := make(ctx, path, o)
+	bar.end()
+	if errors.Is(err, image.ErrSidecarNotWritten) {
+		l.log.Warn("the image will be hashed again at the next start", "error", err)
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.labels[path] = m.Descriptor()
+	return m, nil
+}
+
+// close closes images that were not served.
+func (l *library) close(images []*image.Image) {
+	for _, m := range images {
+		if err := m.Close(); err != nil {
+			l.log.Warn("close image", "error", err)
+		}
+	}
+}

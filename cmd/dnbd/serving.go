@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/control"
+	"github.com/dnbd/dnbd/internal/server"
+	"github.com/dnbd/dnbd/internal/size"
+	"github.com/dnbd/dnbd/internal/udp"
+)
+
+// writeServing says what a server that starts does, a line for each thing.
+func writeServing(w io.Writer, st server.Status, interfaces []udp.Interface, images []*image.Image, socket string) {
+	fmt.Fprintf(w, "server     %d\n", st.ID)
+	fmt.Fprintf(w, "group      %v port %d\n", st.Group.Addr(), st.Group.Port())
+	for _, i := range interfaces {
+		fmt.Fprintf(w, "interface  %s, address %v\n", i.Name, i.Addr)
+	}
+	for _, m := range images {
+		d := m.Descriptor()
+		fmt.Fprintf(w, "image      %s revision %d, %s, id %v, from %s\n", d.Name, d.Revision, size.Format(d.Size), m.ID(), m.Path())
+	}
+	fmt.Fprintf(w, "control    %s\n", socket)
+}
+
+// serverStatus is a server's state as the control socket shows it.
+func serverStatus(st server.Status, interfaces []string, started time.Time) control.Status {
+	s := &control.Server{ID: st.ID, Images: []control.Served{}, Links: []control.Link{}}
+	for _, m := range st.Images {
+		s.Images = append(s.Images, control.Served{Image: imageStatus(m.Descriptor), File: m.Path, Withdrawn: m.Withdrawn})
+	}
+	for _, l := range st.Links {
+		s.Links = append(s.Links, control.Link{
+			Interface: l.Interface, Address: l.Addr.String(), Clients: l.Stats.Clients, Rate: l.Stats.Rate, Queued: l.Stats.Queued,
+			Sent: l.Stats.Bytes, Blocks: l.Stats.Blocks, Repairs: l.Stats.Repairs, Parity: l.Stats.Parity, Wants: l.Stats.Wants,
+			Suppressed: l.Stats.Suppressed, Merged: l.Stats.Merged, Denied: l.Stats.Denied, Malformed: l.Stats.Malformed,
+			Drops: l.Drops,
+		})
+	}
+	return control.Status{
+		Version: version, Started: started.UTC(), Group: st.Group.String(), Interfaces: interfaces, Server: s,
+	}
+}
+
+// imageStatus is an image as the control socket shows it.
+func imageStatus(d image.Descriptor) control.Image {
+	return control.Image{Name: d.Name, Revision: d.Revision, ID: d.ID().String(), Size: d.Size, BlockSize: d.BlockSize}
+}

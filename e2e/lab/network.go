@@ -1,0 +1,170 @@
+//go:build linux
+
+package lab
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// rootQdisc is on both ends of every wire, limited or not: its class 1:1 exists where a rate is set, and it counts.
+//
+// A queue is asked rather than the interface, because the interface counts a train of datagrams that was sent with
+// segmentation offload as one packet with one header; the queue counts the headers that each datagram has on a wire.
+const rootQdisc = "root handle 1: htb default 1"
+
+// The two directions of a wire, as seen from the host.
+const (
+	up   = iota // sent by the host's eth0
+	down        // sent by its port at the switch
+)
+
+// SetRate limits what host sends to bits per second; 0 lifts the limit. A sender that is faster waits, or fills a queue of 1000
+// packets.
+func (l *Lab) SetRate(host string, bits int64) error { return l.setRate(host, up, bits) }
+
+// SetDownRate limits what the switch sends to host to bits per second; 0 lifts the limit. What exceeds it and a buffer of
+// 1.5 MB is lost, as in a switch.
+func (l *Lab) SetDownRate(host string, bits int64) error { return l.setRate(host, down, bits) }
+
+func (l *Lab) setRate(name string, direction int, bits int64) error {
+	h, err := l.host(name)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	namespace, dev := l.end(h, direction)
+	// Bytes and not packets at the switch, since a packet may be a whole train.
+	queue := "pfifo limit 1000"
+	if direction == down {
+		queue = "bfifo limit 1500000"
+	}
+	var batch strings.Builder
+	switch {
+	case bits > 0:
+		fmt.Fprintf(&batch, "class replace dev %s parent 1: classid 1:1 htb rate %dbit ceil %[2]dbit burst 15k quantum %d\n",
+			dev, bits, l.MTU+14)
+		if !h.limit[direction] {
+			fmt.Fprintf(&batch, "qdisc add dev %s parent 1:1 handle 10: %s\n", dev, queue)
+		}
+	case h.limit[direction]:
+		fmt.Fprintf(&batch, "qdisc del dev %s parent 1:1\nclass del dev %[1]s classid 1:1\n", dev)
+	}
+	if err := run(batch.String(), "tc", "-n", namespace, "-batch", "-"); err != nil {
+		return fmt.Errorf("set rate of %s: %w", name, err)
+	}
+	h.limit[direction] = bits > 0
+	return nil
+}
+
+// end returns the namespace and the interface that sends in a direction.
+func (l *Lab) end(h *host, direction int) (namespace, dev string) {
+	if direction == up {
+		return l.prefix + h.name, "eth0"
+	}
+	return l.prefix + switchName, h.name
+}
+
+// TxBytes is how many bytes host has sent into the network, with the headers of Ethernet and above, of each datagram
+// even where trains were sent.
+func (l *Lab) TxBytes(host string) (int64, error) { return l.bytes(host, up) }
+
+// RxBytes is how many bytes the network has sent to host, counted like TxBytes.
+func (l *Lab) RxBytes(host string) (int64, error) { return l.bytes(host, down) }
+
+func (l *Lab) bytes(name string, direction int) (int64, error) {
+	h, err := l.host(name)
+	if err != nil {
+		return 0, err
+	}
+	namespace, dev := l.end(h, direction)
+	text, err := output("", "tc", "-n", namespace, "-s", "-j", "qdisc", "show", "dev", dev)
+	if err != nil {
+		return 0, fmt.Errorf("count bytes of %s: %w", name, err)
+	}
+	var queues []struct {
+		Root  bool
+		Bytes int64
+	}
+	if err := json.Unmarshal(text, &queues); err != nil {
+		return 0, fmt.Errorf("count bytes of %s: %w", name, err)
+	}
+	for _, q := range queues {
+		if q.Root {
+			return q.Bytes, nil
+		}
+	}
+	return 0, fmt.Errorf("count bytes of %s: its queue is gone", name)
+}
+
+// Loss makes the network lose a share of the UDP packets to host, in percent, each independent of the others and of those to
+// other hosts. The first call switches segmentation offload off at the servers, at a price (see GSO): a packet would
+// otherwise be a train of up to 64 KiB, and be lost as a whole.
+func (l *Lab) Loss(host string, percent float64) error {
+	if !(percent >= 0 && percent <= 100) {
+		return fmt.Errorf("lose packets to %s: %v %%, want 0 to 100", host, percent)
+	}
+	for _, s := range l.Servers() {
+		if err := l.GSO(s, false); err != nil {
+			return err
+		}
+	}
+	const whole = 1_000_000
+	var chosen string
+	if n := int(percent / 100 * whole); n < whole { // nft refuses a condition that always holds
+		chosen = fmt.Sprintf("numgen random mod %d < %d", whole, n)
+	}
+	return l.filter(host, "loss", fmt.Sprintf("oifname %q meta l4proto udp %s drop", host, chosen))
+}
+
+// ClearLoss ends Loss. Segmentation offload stays off.
+func (l *Lab) ClearLoss(host string) error { return l.filter(host, "loss", "") }
+
+// Block drops everything to and from host, silently: its interface stays up.
+func (l *Lab) Block(host string) error {
+	return l.filter(host, "block", fmt.Sprintf("oifname %q drop\niifname %[1]q drop", host))
+}
+
+// Unblock ends Block.
+func (l *Lab) Unblock(host string) error { return l.filter(host, "block", "") }
+
+// filter replaces the rules of one kind for a host.
+func (l *Lab) filter(name, kind, rules string) error {
+	if _, err := l.host(name); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.tables && rules == "" {
+		return nil
+	}
+	chain := kind + "-" + name
+	text := fmt.Sprintf("table bridge lab { chain %s { type filter hook forward priority 0; }; }\nflush chain bridge lab %[1]s\n", chain)
+	if rules != "" {
+		text += fmt.Sprintf("table bridge lab { chain %s {\n%s\n}\n}\n", chain, rules)
+	}
+	if err := run(text, "nsenter", "--net="+l.path(switchName), "--", "nft", "-f", "-"); err != nil {
+		return fmt.Errorf("filter packets of %s: %w", name, err)
+	}
+	l.tables = true
+	return nil
+}
+
+// GSO switches UDP segmentation offload of host's interface. It is on at first: a train crosses the lab as one packet, at a
+// speed that no wire has. Off, each datagram is a packet, at some 3 Gbit/s at most.
+func (l *Lab) GSO(host string, on bool) error {
+	if _, err := l.host(host); err != nil {
+		return err
+	}
+	state := "off"
+	if on {
+		state = "on"
+	}
+	err := run("", "nsenter", "--net="+l.path(host), "--", "ethtool", "-K", "eth0", "tx-udp-segmentation", state)
+	if err != nil {
+		return fmt.Errorf("switch segmentation offload of %s %s: %w", host, state, err)
+	}
+	return nil
+}

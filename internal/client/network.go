@@ -1,0 +1,256 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/udp"
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// Network is where a client looks for servers.
+type Network struct {
+	Group      netip.AddrPort // of discovery
+	Interfaces []udp.Interface
+	Log        *slog.Logger
+}
+
+// String names group, port and interfaces, for messages.
+func (n Network) String() string {
+	var names []string
+	for _, i := range n.Interfaces {
+		names = append(names, i.Name)
+	}
+	return fmt.Sprintf("group %v port %d on %s", n.Group.Addr(), n.Group.Port(), strings.Join(names, ", "))
+}
+
+// sockets are a client's: for each interface one with an address of its own, which sends everything and hears the answers, and
+// one for each group.
+type sockets struct {
+	network Network
+	options udp.Options
+	input   func(conn *udp.Conn, m *udp.Message)
+	readers sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	unicast []*udp.Conn
+	groups  map[netip.AddrPort]*udp.Conn
+	routes  map[netip.AddrPort]*udp.Conn // by server: the unicast socket that reaches it
+}
+
+// maxRoutes bounds what strangers can make us remember.
+const maxRoutes = 256
+
+// listen opens the sockets for discovery. Everything that arrives goes to input, which is called by one goroutine for each
+// socket.
+func listen(n Network, input func(conn *udp.Conn, m *udp.Message)) (*sockets, error) {
+	if err := udp.CheckGroup(n.Group.Addr()); err != nil {
+		return nil, err
+	}
+	s := &sockets{
+		network: n, options: udp.OptionsFromEnv(), input: input,
+		groups: map[netip.AddrPort]*udp.Conn{}, routes: map[netip.AddrPort]*udp.Conn{},
+	}
+	s.options.Log = n.Log
+	for _, i := range n.Interfaces {
+		conn, err := udp.ListenUnicast(i, 0, s.options)
+		if err != nil {
+			s.close()
+			return nil, err
+		}
+		s.unicast = append(s.unicast, conn)
+		s.read(conn)
+	}
+	if err := s.join(n.Group); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// join starts to hear a group, if that is not so already.
+func (s *sockets) join(group netip.AddrPort) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.groups[group] != nil || s.closed {
+		return nil
+	}
+	conn, err := udp.ListenGroup(group, s.network.Interfaces, s.options)
+	if err != nil {
+		return err
+	}
+	s.groups[group] = conn
+	s.read(conn)
+	return nil
+}
+
+// rejoin leaves the groups and joins them again, so that switches hear of it: a lost report, or a switch that forgot, cuts a host off
+// in silence.
+func (s *sockets) rejoin() error {
+	s.mu.Lock()
+	old := s.groups
+	s.groups = map[netip.AddrPort]*udp.Conn{}
+	s.mu.Unlock()
+	var errs []error
+	for group, conn := range old {
+		conn.Close()
+		errs = append(errs, s.join(group))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *sockets) read(conn *udp.Conn) {
+	s.readers.Go(func() {
+		m := udp.NewMessage()
+		for {
+			if err := conn.Read(m); err != nil {
+				if !errors.Is(err, net.ErrClosed) {
+					s.network.Log.Error("receive", "error", err)
+				}
+				return
+			}
+			s.input(conn, m)
+		}
+	})
+}
+
+// learn remembers by which socket a server is reached.
+func (s *sockets) learn(conn *udp.Conn, m *udp.Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.routes[m.From] != nil || len(s.routes) >= maxRoutes {
+		return
+	}
+	for n, u := range s.unicast {
+		if u == conn || m.IfIndex == s.network.Interfaces[n].Index {
+			s.routes[m.From] = u
+			return
+		}
+	}
+}
+
+// send sends control datagrams. One that finds no room is lost, as the network may lose any.
+func (s *sockets) send(packets []mcast.Packet) {
+	for _, p := range packets {
+		s.mu.Lock()
+		to := s.unicast
+		if !p.To.Addr().IsMulticast() {
+			if u := s.routes[p.To]; u != nil {
+				to = []*udp.Conn{u}
+			}
+		}
+		s.mu.Unlock()
+		for _, u := range to {
+			if err := u.Send(p.To, p.Data); err != nil && !errors.Is(err, net.ErrClosed) {
+				s.network.Log.Debug("send", "to", p.To, "error", err)
+			}
+		}
+	}
+}
+
+// drops is how many datagrams the kernel dropped for want of buffer.
+func (s *sockets) drops() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var n uint64
+	for _, u := range s.unicast {
+		n += u.Drops()
+	}
+	for _, g := range s.groups {
+		n += g.Drops()
+	}
+	return n
+}
+
+// close closes the sockets and waits for their readers.
+func (s *sockets) close() {
+	s.mu.Lock()
+	s.closed = true
+	for _, u := range s.unicast {
+		u.Close()
+	}
+	for _, g := range s.groups {
+		g.Close()
+	}
+	s.mu.Unlock()
+	s.readers.Wait()
+}
+
+// Discovery is what was heard so far while looking for images.
+type Discovery struct {
+	Found   []mcast.Found
+	Servers map[netip.AddrPort]uint16 // all that were heard, by address, with their ids
+}
+
+// Find asks the group for images by the given Hello, whose nonce it sets, until enough says that what was found is enough. It
+// calls enough after each answer and each second. When ctx ends first, what was found is returned with ctx's error.
+func Find(ctx context.Context, n Network, ask wire.Hello, enough func(Discovery) bool) (Discovery, error) {
+	ask.Nonce = nonce()
+	var mu sync.Mutex
+	f := mcast.NewFinder(time.Now(), n.Group, ask)
+	heard := make(chan struct{}, 1)
+	var s *sockets
+	ready := make(chan struct{})
+	s, err := listen(n, func(conn *udp.Conn, m *udp.Message) {
+		<-ready
+		s.learn(conn, m)
+		mu.Lock()
+		for b := range m.Segments() {
+			f.Input(time.Now(), m.From, b)
+		}
+		packets := f.Packets()
+		mu.Unlock()
+		s.send(packets)
+		select {
+		case heard <- struct{}{}:
+		default:
+		}
+	})
+	close(ready)
+	if err != nil {
+		return Discovery{}, err
+	}
+	defer s.close()
+
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for {
+		mu.Lock()
+		f.Step(time.Now())
+		packets, next := f.Packets(), f.Next()
+		d := Discovery{Found: f.Found(), Servers: maps.Clone(f.Servers())}
+		mu.Unlock()
+		s.send(packets)
+		if enough(d) {
+			return d, nil
+		}
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-heard:
+		case <-second.C:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return d, fmt.Errorf("look for images in %v: %w", n, ctx.Err())
+		}
+		timer.Stop()
+	}
+}
+
+func nonce() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.BigEndian.Uint64(b[:])
+}

@@ -1,0 +1,115 @@
+package control
+
+import "time"
+
+// Status is what a process is doing at one moment. Counters start at 0 when the process does.
+type Status struct {
+	API     int       `json:"api"`
+	Version string    `json:"version"` // of dnbd
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	Socket  string    `json:"socket"`        // this control socket
+	Log     string    `json:"log,omitempty"` // the file that the process logs to, if it does
+	// Group is where servers and clients meet, as ADDRESS:PORT.
+	Group string `json:"group"`
+	// Interfaces are the names of those in use.
+	Interfaces []string `json:"interfaces"`
+	// Attachment is set in a process that attaches, Server in one that serves.
+	Attachment *Attachment `json:"attachment,omitempty"`
+	Server     *Server     `json:"server,omitempty"`
+}
+
+// Image is an image.
+type Image struct {
+	Name      string `json:"name"`
+	Revision  uint64 `json:"revision"`
+	ID        string `json:"id"`
+	Size      int64  `json:"size"`       // in bytes
+	BlockSize int    `json:"block_size"` // in bytes
+}
+
+// Attachment is an image that this machine has as a device.
+type Attachment struct {
+	Device   string    `json:"device"`        // the path that programs open: a device, or the socket
+	Driver   string    `json:"driver"`        // fuse or socket
+	URI      string    `json:"uri,omitempty"` // for NBD clients, with the socket driver
+	Target   string    `json:"target"`        // how the image was named
+	Image    Image     `json:"image"`         //
+	Waiting  int       `json:"waiting"`       // blocks that reads wait for
+	Cache    Cache     `json:"cache"`         //
+	Traffic  Traffic   `json:"traffic"`       //
+	Replicas []Replica `json:"replicas"`      // the servers that have the image
+}
+
+// Cache is what keeps an attachment's blocks.
+type Cache struct {
+	File     string `json:"file,omitempty"` // empty: in memory
+	Capacity int64  `json:"capacity"`       // in bytes
+	Used     int64  `json:"used"`           // in bytes
+	Hits     uint64 `json:"hits"`           // reads of blocks that it had
+	Misses   uint64 `json:"misses"`         // reads of blocks that it had not
+	Replaced uint64 `json:"replaced"`       // blocks that gave way to others
+	Bad      uint64 `json:"bad"`            // blocks found damaged when they were read
+}
+
+// Traffic is what was read from an attachment, and what came for it.
+type Traffic struct {
+	Read       uint64 `json:"read"`         // bytes that programs read from it
+	Errors     uint64 `json:"errors"`       // reads that failed
+	Wanted     uint64 `json:"wanted"`       // bytes of blocks that it asked for
+	Overheard  uint64 `json:"overheard"`    // bytes of blocks that others had asked for
+	Repaired   uint64 `json:"repaired"`     // bytes that were lost and restored from parity
+	Duplicates uint64 `json:"duplicates"`   // bytes that were here already
+	Refused    uint64 `json:"refused"`      // blocks whose bytes did not match their hash
+	Drops      uint64 `json:"kernel_drops"` // datagrams that the kernel had no room for
+}
+
+// The states of a Replica.
+const (
+	Live    = "live"
+	Stalled = "stalled"
+)
+
+// Replica is a server that has an attachment's image.
+type Replica struct {
+	Server  uint16  `json:"server"`  // its id
+	Address string  `json:"address"` // ADDRESS:PORT
+	State   string  `json:"state"`   // Live or Stalled
+	RTT     int64   `json:"rtt_us"`  // smoothed, in microseconds
+	Share   float64 `json:"share"`   // of the blocks that were asked for, 0 to 1
+	Rate    uint64  `json:"rate"`    // at which it sends, in bits a second
+}
+
+// Server is a server.
+type Server struct {
+	ID     uint16   `json:"id"`
+	Images []Served `json:"images"`
+	Links  []Link   `json:"links"`
+}
+
+// Served is an image of a server.
+type Served struct {
+	Image
+	File string `json:"file"`
+	// Withdrawn says that the file is no longer what was hashed, and that the image is not offered.
+	Withdrawn bool `json:"withdrawn"`
+}
+
+// Link is a server on one interface.
+type Link struct {
+	Interface  string `json:"interface"`
+	Address    string `json:"address"`      // ADDRESS:PORT that it sends from
+	Clients    int    `json:"clients"`      // heard lately
+	Rate       uint64 `json:"rate"`         // that it paces at, in bits a second
+	Queued     int    `json:"queued"`       // symbols that wait to be sent
+	Sent       uint64 `json:"sent"`         // bytes on the wire, frames included
+	Blocks     uint64 `json:"blocks"`       // sent whole
+	Repairs    uint64 `json:"repairs"`      // parity symbols sent because they were asked for
+	Parity     uint64 `json:"parity"`       // parity symbols sent unasked
+	Wants      uint64 `json:"wants"`        // requests that arrived, in datagrams
+	Suppressed uint64 `json:"suppressed"`   // blocks not sent again because they were on their way
+	Merged     uint64 `json:"merged"`       // blocks asked for while they were queued for another client
+	Denied     uint64 `json:"denied"`       // requests
+	Malformed  uint64 `json:"malformed"`    // datagrams
+	Drops      uint64 `json:"kernel_drops"` // requests that the kernel had no room for
+}

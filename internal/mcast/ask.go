@@ -1,0 +1,251 @@
+package mcast
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// Step does what became due by what was heard, what was wanted, or by time: finding holes, asking, asking again. The owner
+// calls it after a batch of Input or Want, and when the time that Next names has come. It costs nothing while nothing is due.
+func (r *Receiver) Step(now time.Time) {
+	if !r.stirred && now.Before(r.next) {
+		return
+	}
+	r.stirred = false
+	r.hello(now)
+	r.unanswered(now)
+	r.endBursts(now)
+	r.overdue(now)
+	r.ask(now)
+	r.flush(now)
+	r.lookAhead(now)
+}
+
+// hello asks the group while no server is known to live.
+func (r *Receiver) hello(now time.Time) {
+	alive := false
+	for _, p := range slices.Clone(r.replicas) {
+		if now.Sub(p.heard) >= replicaAge {
+			r.remove(now, p)
+			continue
+		}
+		alive = alive || p.live(now)
+	}
+	if alive {
+		r.helloAt = now.Add(helloLast)
+		return
+	}
+	if now.Before(r.helloAt) {
+		return
+	}
+	r.helloWait = min(max(2*r.helloWait, helloFirst), helloLast)
+	r.helloAt = now.Add(r.helloWait)
+	h := wire.Hello{Nonce: r.asked, Want: wire.HelloID, ID: r.cfg.ID}
+	r.packets = append(r.packets, Packet{To: r.cfg.Group, Data: h.Append(nil)})
+}
+
+// ask turns wants into requests.
+func (r *Receiver) ask(now time.Time) {
+	if len(r.replicas) == 0 {
+		return
+	}
+	if len(r.again) > 0 {
+		slices.Sort(r.again)
+		for _, block := range slices.Compact(r.again) {
+			w := r.wants[block]
+			if w == nil {
+				continue
+			}
+			if w.state != wantIdle {
+				r.stop(w)
+				r.stats.Again++
+			}
+			r.request(now, block, w)
+		}
+		r.again = r.again[:0]
+	}
+	r.queues[wire.Demand] = r.askQueue(now, wire.Demand, func() bool { return true })
+	r.queues[wire.ReadAhead] = r.askQueue(now, wire.ReadAhead, func() bool { return r.outstanding < r.cfg.Window })
+	r.askBulk(now)
+}
+
+func (r *Receiver) askQueue(now time.Time, class wire.Priority, room func() bool) []uint32 {
+	q := r.queues[class]
+	for len(q) > 0 && room() {
+		block := q[0]
+		w := r.wants[block]
+		if w != nil && w.state == wantIdle && !r.request(now, block, w) {
+			return q
+		}
+		q = q[1:]
+	}
+	return q
+}
+
+// askBulk asks for what comes next in the group's stream, a good part of the window at a time.
+func (r *Receiver) askBulk(now time.Time) {
+	if r.bulkLeft == 0 || r.outstanding > r.cfg.Window*3/4 {
+		return
+	}
+	if !r.positioned && now.Before(r.bulkFrom) {
+		return
+	}
+	at := int(r.position)
+	if r.positioned {
+		at++
+	}
+	for wrapped := false; r.outstanding < r.cfg.Window; at++ {
+		at = r.bulk.next(at)
+		if at < 0 {
+			if wrapped {
+				return
+			}
+			wrapped, at = true, -1
+			continue
+		}
+		block := uint32(at)
+		if r.wants[block] != nil {
+			continue
+		}
+		if a := r.asms[block]; a != nil && (a.open || !a.repair.IsZero()) {
+			continue
+		}
+		w := &want{block: block, class: wire.Bulk, length: r.cfg.Length(block)}
+		r.wants[block] = w
+		if !r.request(now, block, w) {
+			delete(r.wants, block)
+			return
+		}
+	}
+}
+
+// request puts a block into the next datagram to the server that should send it. It says whether there is one.
+func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
+	p := choose(r.replicas, now, block, w.try)
+	if p == nil {
+		r.requeue(block, w)
+		return false
+	}
+	if !p.live(now) && len(p.unanswered) > 0 {
+		r.requeue(block, w)
+		return false // one question at a time to a server that is silent
+	}
+	need := 0
+	if a := r.asms[block]; a != nil {
+		if a.open && a.from == p && w.state == wantIdle && p.live(now) && now.Before(p.heard.Add(ackSlack)) && w.stamp == 0 {
+			// It is arriving unasked: what it lacks will be asked for when its burst is over.
+			need = -1
+		} else {
+			need = min(a.missing(), wire.MaxNeed)
+			if need >= a.layout.perGen() {
+				need = 0
+			}
+		}
+	}
+	w.from, w.asked, w.passed = p, now, time.Time{}
+	if need < 0 {
+		r.await(w, wantAcked)
+		w.horizon, w.due = 1<<63, now.Add(p.backlog+4*p.rtt.timeout()+ackSlack)
+		return true
+	}
+	r.await(w, wantAsked)
+	r.batch[p] = append(r.batch[p], wire.Range{Block: block, Count: 1, Priority: w.class, Need: uint16(need)})
+	return true
+}
+
+// requeue keeps a want for when there is a server to ask.
+func (r *Receiver) requeue(block uint32, w *want) {
+	if w.class == wire.Bulk {
+		delete(r.wants, block) // its bit in the bulk set stays
+		return
+	}
+	if !slices.Contains(r.queues[w.class], block) {
+		r.queues[w.class] = append(r.queues[w.class], block)
+	}
+}
+
+// flush makes datagrams of the requests and reports that are due.
+func (r *Receiver) flush(now time.Time) {
+	for _, p := range r.replicas {
+		ranges := r.batch[p]
+		if len(ranges) == 0 {
+			if !now.Before(p.reportAt) {
+				if p.stream.received != p.reported {
+					r.sendWant(now, p, nil)
+				}
+				p.reportAt = now.Add(r.reportPeriod())
+			}
+			continue
+		}
+		slices.SortFunc(ranges, func(a, b wire.Range) int {
+			return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Need, b.Need), cmp.Compare(a.Block, b.Block))
+		})
+		ranges = merge(ranges)
+		for len(ranges) > 0 {
+			// What somebody waits for goes alone, so that the answer tells when that comes.
+			n := min(len(ranges), wire.MaxWantRanges)
+			if i := slices.IndexFunc(ranges[:n], func(g wire.Range) bool { return g.Priority > wire.Demand }); i > 0 {
+				n = i
+			}
+			r.sendWant(now, p, ranges[:n])
+			ranges = ranges[n:]
+		}
+		r.batch[p] = r.batch[p][:0]
+	}
+	for p := range r.batch {
+		if !slices.Contains(r.replicas, p) {
+			delete(r.batch, p)
+		}
+	}
+}
+
+// reportPeriod is the pause between reports of a client that hears data and asks for nothing: short, so that the server finds its
+// rate soon, but all clients together report no more often than a server likes.
+func (r *Receiver) reportPeriod() time.Duration {
+	return min(max(reportMin, time.Duration(r.clients)*reportEach), reportMax)
+}
+
+// merge joins sorted ranges of one block each into longer ones.
+func merge(ranges []wire.Range) []wire.Range {
+	out := ranges[:1]
+	for _, next := range ranges[1:] {
+		last := &out[len(out)-1]
+		if next.Block == last.Block+uint32(last.Count) && next.Need == last.Need && next.Priority == last.Priority {
+			last.Count++
+			continue
+		}
+		out = append(out, next)
+	}
+	return out
+}
+
+func (r *Receiver) sendWant(now time.Time, p *replica, ranges []wire.Range) {
+	stamp := uint32(now.Sub(r.start).Microseconds())
+	if n := len(p.unanswered); n > 0 && p.unanswered[n-1].stamp >= stamp {
+		stamp = p.unanswered[n-1].stamp + 1 // several in one microsecond still have names of their own
+	}
+	w := wire.Want{
+		Server: p.id, Handle: p.handle, Epoch: p.epoch, Cookie: p.cookie, Time: stamp,
+		Joined: p.stream.joined, Seen: p.stream.seen, Received: uint32(p.stream.received), Drops: r.drops, Ranges: ranges,
+	}
+	r.packets = append(r.packets, Packet{To: p.addr, Data: w.Append(nil)})
+	r.stats.Wants++
+	p.reported, p.reportAt = p.stream.received, now.Add(r.reportPeriod())
+	q := request{stamp: stamp, at: now}
+	for _, g := range ranges {
+		for i := range uint32(g.Count) {
+			q.blocks = append(q.blocks, g.Block+i)
+			if w := r.wants[g.Block+i]; w != nil {
+				w.stamp = stamp
+			}
+		}
+	}
+	if len(p.unanswered) == maxUnanswered {
+		r.retry(now, p, p.unanswered[0])
+		p.unanswered = p.unanswered[1:]
+	}
+	p.unanswered = append(p.unanswered, q)
+}

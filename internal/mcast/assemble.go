@@ -1,0 +1,195 @@
+package mcast
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
+	var d wire.Data
+	payload, err := wire.ParseData(b, &d)
+	if err != nil {
+		return err
+	}
+	p := r.stream(from.Addr(), d.Server, d.Epoch)
+	if p == nil || p.handle != d.Handle {
+		return nil // another image's, or a server's that we do not know yet
+	}
+	r.stirred = r.stirred || p.misses > 0
+	p.hear(now)
+	if d.K == 0 {
+		p.stream.pass(d.Seq)
+		r.stirred = r.stirred || d.Seq >= p.watch
+		return nil
+	}
+	if p.stream.received == p.reported && p.reportAt.Before(r.next) {
+		r.next = p.reportAt // now there is something to report
+	}
+	p.stream.note(d.Seq)
+	r.stirred = r.stirred || d.Seq >= p.watch
+	p.backlog = time.Duration(d.Backlog) * time.Millisecond
+	r.stats.Symbols++
+	if d.Block >= r.cfg.Blocks {
+		return wire.ErrValue
+	}
+	if d.Class == wire.Bulk && d.Index < d.K {
+		r.follow(d.Block)
+	}
+
+	a := r.last
+	if a == nil || a.block != d.Block {
+		if r.skipping && r.skip == d.Block {
+			r.stats.Duplicates += uint64(len(payload))
+			return nil
+		}
+		if a, err = r.assembly(now, &d); err != nil {
+			return err
+		}
+		if a == nil {
+			r.skip, r.skipping = d.Block, true
+			r.stats.Duplicates += uint64(len(payload))
+			return nil
+		}
+		r.last, r.skipping = a, false
+	}
+	if int(d.K) != a.layout.k {
+		l, err := layoutOf(a.layout.length, int(d.K))
+		if err != nil {
+			return err
+		}
+		if a.open && a.from != p {
+			return nil // two servers cut it differently: one at a time
+		}
+		a.restart(l)
+	}
+	if !a.add(int(d.Index), payload) {
+		r.stats.Duplicates += uint64(len(payload))
+	}
+	if !a.open {
+		a.open = true
+		r.open = append(r.open, a)
+	}
+	r.stirred = r.stirred || a.from != p
+	a.from, a.heard, a.repair = p, now, time.Time{}
+	a.end = d.Seq + uint64(d.Left)
+	p.watch = min(p.watch, a.end)
+	r.stirred = r.stirred || p.stream.seen >= a.end
+	if a.missing() == 0 {
+		return r.completed(a, p)
+	}
+	return nil
+}
+
+// restart empties the assembly for another layout.
+func (a *assembly) restart(l layout) {
+	a.layout = l
+	clear(a.got)
+	a.have = make([]int, l.gens)
+	a.parity = nil
+}
+
+// follow moves the position of the group's bulk stream forward. What lies behind it, by less than half the image, is a repair.
+func (r *Receiver) follow(block uint32) {
+	ahead := (block + r.cfg.Blocks - r.position) % r.cfg.Blocks
+	if !r.positioned || ahead < r.cfg.Blocks/2 {
+		r.stirred = r.stirred || !r.positioned
+		r.position, r.positioned = block, true
+	}
+}
+
+// assembly returns the assembly for a symbol's block, a new one if the block is worth it, or nil.
+func (r *Receiver) assembly(now time.Time, d *wire.Data) (*assembly, error) {
+	if a := r.asms[d.Block]; a != nil {
+		return a, nil
+	}
+	asked := r.wants[d.Block] != nil
+	if !asked && !r.bulk.has(int(d.Block)) && !r.cfg.Keep(d.Block) {
+		return nil, nil
+	}
+	length := r.cfg.Length(d.Block)
+	l, err := layoutOf(length, int(d.K))
+	if err != nil {
+		return nil, wire.ErrValue
+	}
+	if !asked && r.held+length > strayBytes+r.cfg.Window {
+		r.evictStray()
+	}
+	a := &assembly{block: d.Block, layout: l, data: r.buffer(length), have: make([]int, l.gens), heard: now}
+	r.asms[d.Block] = a
+	r.held += length
+	if r.strays = append(r.strays, a); len(r.strays) > 2*len(r.asms)+64 {
+		r.strays = slices.DeleteFunc(r.strays, func(a *assembly) bool { return r.asms[a.block] != a })
+	}
+	return a, nil
+}
+
+// evictStray gives up the incomplete block whose first symbol came longest ago and that was not asked for: what an image in bulk lacks
+// is asked for later.
+func (r *Receiver) evictStray() {
+	for range len(r.strays) {
+		a := r.strays[0]
+		r.strays = r.strays[1:]
+		switch {
+		case r.asms[a.block] != a:
+		case r.wants[a.block] != nil:
+			r.strays = append(r.strays, a)
+		default:
+			r.dropAssembly(a)
+			r.Recycle(a.data)
+			a.data = nil
+			return
+		}
+	}
+}
+
+func (r *Receiver) dropAssembly(a *assembly) {
+	delete(r.asms, a.block)
+	r.held -= a.layout.length
+	a.open, a.repair = false, time.Time{}
+	if r.last == a {
+		r.last = nil
+	}
+}
+
+// completed hands a block out.
+func (r *Receiver) completed(a *assembly, p *replica) error {
+	repaired, err := a.complete(r.cfg.Coder)
+	if err != nil {
+		a.restart(a.layout)
+		return err
+	}
+	if repaired {
+		n := 0
+		for i := range a.layout.k {
+			if !a.got.has(i) {
+				n += a.layout.sizeOf(i)
+			}
+		}
+		r.stats.Repaired += uint64(n)
+	}
+	r.dropAssembly(a)
+	p.blocks++
+	p.fruitless = 0
+	w := r.wants[a.block]
+	asked := w != nil && w.state != wantIdle
+	if w != nil {
+		r.settle(a.block, w)
+	}
+	if r.bulk.has(int(a.block)) {
+		r.bulk.clear(int(a.block))
+		r.bulkLeft--
+	}
+	if asked {
+		r.stats.Asked += uint64(len(a.data))
+	} else {
+		r.stats.Overheard += uint64(len(a.data))
+	}
+	r.blocks = append(r.blocks, Block{Index: a.block, Data: a.data, Asked: asked, From: p.id})
+	a.data = nil // it is its owner's now
+	// What is left of its burst, parity most likely, is not news.
+	r.skip, r.skipping = a.block, true
+	return nil
+}

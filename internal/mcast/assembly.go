@@ -1,0 +1,56 @@
+package mcast
+
+import "time"
+
+// assembly is a block whose symbols are arriving.
+type assembly struct {
+	block  uint32
+	layout layout
+	data   []byte // layout.length bytes, those of the symbols in got filled in
+	got    bitset
+	have   []int          // symbols by generation
+	parity map[int][]byte // by index
+	from   *replica       // whose symbols came last
+	end    uint64         // last number of the burst that brought them, as its sender said
+	open   bool           // that burst has not ended yet
+	repair time.Time      // when to ask for what is missing, zero for not now
+	heard  time.Time
+}
+
+// add takes symbol index in. It says whether that was news; a symbol that cannot be of this layout is not.
+func (a *assembly) add(index int, payload []byte) bool {
+	l := a.layout
+	if index >= l.symbols() || len(payload) != l.sizeOf(index) || a.got.has(index) {
+		return false
+	}
+	a.got.set(index)
+	a.have[index%l.gens]++
+	if index < l.k {
+		from, _ := l.span(index)
+		copy(a.data[from:], payload)
+		return true
+	}
+	if a.parity == nil {
+		a.parity = map[int][]byte{}
+	}
+	a.parity[index] = append([]byte(nil), payload...)
+	return true
+}
+
+// missing is how many symbols the neediest generation lacks.
+func (a *assembly) missing() int {
+	n := 0
+	for _, have := range a.have {
+		n = max(n, a.layout.perGen()-have)
+	}
+	return n
+}
+
+// complete fills in what the data symbols left open. It says whether parity was needed.
+func (a *assembly) complete(c *Coder) (repaired bool, err error) {
+	if len(a.parity) == 0 {
+		return false, nil
+	}
+	err = c.restore(a.layout, a.data, a.got.has, a.parity)
+	return true, err
+}

@@ -1,0 +1,141 @@
+package mcast
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// Found is an image on a server.
+type Found struct {
+	Server     uint16
+	Epoch      uint32
+	Addr       netip.AddrPort
+	NBD        uint16 // TCP port of the server's NBD exports, 0 for none
+	Handle     uint16
+	Group      netip.AddrPort
+	Descriptor image.Descriptor
+}
+
+// maxFound bounds what strangers can make a Finder remember.
+const maxFound = 4096
+
+// Finder asks a group what it offers. It hears the servers that answer, and those that announce themselves.
+type Finder struct {
+	group   netip.AddrPort
+	ask     wire.Hello
+	helloAt time.Time
+	wait    time.Duration
+	greeted map[netip.AddrPort]time.Time
+	found   []Found
+	servers map[netip.AddrPort]uint16
+	packets []Packet
+}
+
+// NewFinder returns a Finder that will ask for what ask names, with a random nonce.
+func NewFinder(now time.Time, group netip.AddrPort, ask wire.Hello) *Finder {
+	return &Finder{
+		group: group, ask: ask, helloAt: now,
+		greeted: map[netip.AddrPort]time.Time{}, servers: map[netip.AddrPort]uint16{},
+	}
+}
+
+// Input takes one datagram that arrived. It does not keep b.
+func (f *Finder) Input(now time.Time, from netip.AddrPort, b []byte) {
+	switch t, _ := wire.TypeOf(b); t {
+	case wire.TypeAnnounce:
+		a, err := wire.ParseAnnounce(b)
+		if err != nil {
+			return
+		}
+		f.serve(from, a.Server)
+		if a.Leaving {
+			f.found = slices.DeleteFunc(f.found, func(x Found) bool { return x.Addr == from })
+		} else if now.Sub(f.greeted[from]) >= helloLast {
+			f.greet(now, from, 0)
+		}
+	case wire.TypeWelcome:
+		w, err := wire.ParseWelcome(b)
+		if err != nil || w.Nonce != f.ask.Nonce {
+			return
+		}
+		f.serve(from, w.Server)
+		if w.Parts == 0 {
+			f.greet(now, from, w.Cookie)
+			return
+		}
+		for i := range w.Offers {
+			f.note(from, &w, &w.Offers[i])
+		}
+	}
+}
+
+func (f *Finder) serve(from netip.AddrPort, id uint16) {
+	if len(f.servers) < maxReplicas {
+		f.servers[from] = id
+	}
+}
+
+func (f *Finder) greet(now time.Time, to netip.AddrPort, cookie uint64) {
+	if len(f.greeted) >= maxReplicas {
+		clear(f.greeted)
+	}
+	f.greeted[to] = now
+	h := f.ask
+	h.Cookie = cookie
+	f.packets = append(f.packets, Packet{To: to, Data: h.Append(nil)})
+}
+
+func (f *Finder) note(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) {
+	d, err := Descriptor(o)
+	if err != nil || len(f.found) >= maxFound {
+		return
+	}
+	n := Found{
+		Server: w.Server, Epoch: w.Epoch, Addr: from, NBD: w.NBD,
+		Handle: o.Handle, Group: o.Group, Descriptor: d,
+	}
+	// A server's newest word counts.
+	f.found = slices.DeleteFunc(f.found, func(x Found) bool {
+		return x.Addr == from && (x.Handle == o.Handle || x.Epoch != w.Epoch)
+	})
+	f.found = append(f.found, n)
+}
+
+// Step asks when it is time to. The owner calls it first of all, and when the time that Next names has come.
+func (f *Finder) Step(now time.Time) {
+	if now.Before(f.helloAt) {
+		return
+	}
+	f.wait = min(max(2*f.wait, helloFirst), helloLast)
+	f.helloAt = now.Add(f.wait)
+	f.packets = append(f.packets, Packet{To: f.group, Data: f.ask.Append(nil)})
+}
+
+// Next returns when Step has something to do.
+func (f *Finder) Next() time.Time { return f.helloAt }
+
+// Packets returns the control datagrams to be sent and forgets them.
+func (f *Finder) Packets() []Packet {
+	out := f.packets
+	f.packets = nil
+	return out
+}
+
+// Found returns the images found so far, by name, the newest revision first, then by server.
+func (f *Finder) Found() []Found {
+	out := slices.Clone(f.found)
+	slices.SortFunc(out, func(a, b Found) int {
+		return cmp.Or(cmp.Compare(a.Descriptor.Name, b.Descriptor.Name),
+			cmp.Compare(b.Descriptor.Revision, a.Descriptor.Revision),
+			cmp.Compare(a.Server, b.Server), a.Addr.Compare(b.Addr))
+	})
+	return out
+}
+
+// Servers returns the addresses and ids of the servers heard, whatever they offer.
+func (f *Finder) Servers() map[netip.AddrPort]uint16 { return f.servers }

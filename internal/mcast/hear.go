@@ -1,0 +1,253 @@
+package mcast
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// Input takes one datagram that arrived. It does not keep b. After a batch of them the owner calls Step.
+func (r *Receiver) Input(now time.Time, from netip.AddrPort, b []byte) {
+	t, err := wire.TypeOf(b)
+	if err == nil {
+		r.stirred = r.stirred || t != wire.TypeData // most symbols change nothing that Step looks at
+		switch t {
+		case wire.TypeData:
+			err = r.data(now, from, b)
+		case wire.TypeAck:
+			err = r.ack(now, from, b)
+		case wire.TypeDeny:
+			err = r.deny(now, from, b)
+		case wire.TypeWelcome:
+			err = r.welcome(now, from, b)
+		case wire.TypeAnnounce:
+			err = r.announce(now, from, b)
+		}
+	}
+	if err != nil {
+		r.stats.Malformed++
+	}
+}
+
+// replica returns the server that a datagram came from, if it is one of ours and the address is its own.
+func (r *Receiver) replica(from netip.AddrPort, id uint16, epoch uint32) *replica {
+	if p := r.stream(from.Addr(), id, epoch); p != nil && p.addr == from {
+		return p
+	}
+	return nil
+}
+
+// stream returns the server whose data comes from an address. The port may be any: a server may send data by a socket of its own.
+func (r *Receiver) stream(from netip.Addr, id uint16, epoch uint32) *replica {
+	for _, p := range r.replicas {
+		if p.id == id && p.epoch == epoch && p.addr.Addr() == from {
+			return p
+		}
+	}
+	return nil
+}
+
+func (p *replica) hear(now time.Time) {
+	p.heard = now
+	p.misses, p.suspect = 0, false
+}
+
+func (r *Receiver) ack(now time.Time, from netip.AddrPort, b []byte) error {
+	a, err := wire.ParseAck(b)
+	if err != nil {
+		return err
+	}
+	p := r.replica(from, a.Server, a.Epoch)
+	if p == nil {
+		return nil
+	}
+	p.hear(now)
+	i := slices.IndexFunc(p.unanswered, func(q request) bool { return q.stamp == a.Time })
+	if i < 0 {
+		return nil // given up, or a repetition
+	}
+	q := p.unanswered[i]
+	p.unanswered = slices.Delete(p.unanswered, i, i+1)
+	p.rtt.sample(now.Sub(q.at))
+	r.clients = int(a.Clients)
+	p.backlog = min(time.Duration(a.Backlog)*time.Millisecond, maxBacklog)
+	if a.Backlog == 0 {
+		r.bulkFrom = now // nothing to listen for
+	}
+	if p.stream.seen > a.Seq+1<<16 {
+		p.stream.seen = a.Seq // a forged symbol had led it astray
+	}
+	if a.Queued == 0 && a.InFlight == 0 && len(q.blocks) > 0 {
+		p.fruitless++ // its queue is full, or it is not what it says it is
+	}
+	due := now.Add(p.backlog + p.backlog/2 + 2*p.rtt.timeout())
+	for _, block := range q.blocks {
+		if w := r.wants[block]; w != nil && w.state == wantAsked && w.stamp == q.stamp && w.from == p {
+			w.state, w.horizon, w.due, w.mark = wantAcked, a.Horizon, due.Add(w.patience()), p.stream.seen
+		}
+	}
+	return nil
+}
+
+func (r *Receiver) deny(now time.Time, from netip.AddrPort, b []byte) error {
+	d, err := wire.ParseDeny(b)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(r.replicas, func(p *replica) bool { return p.id == d.Server && p.addr == from })
+	if i < 0 {
+		return nil
+	}
+	p := r.replicas[i]
+	j := slices.IndexFunc(p.unanswered, func(q request) bool { return q.stamp == d.Time })
+	if j < 0 {
+		return nil // an answer to nothing that we asked
+	}
+	q := p.unanswered[j]
+	p.unanswered = slices.Delete(p.unanswered, j, j+1)
+	p.hear(now)
+	switch d.Reason {
+	case wire.DenyCookie, wire.DenyImage:
+		// It restarted, or we moved: its handles may be others now. Ask it what it has.
+		r.greet(now, from, d.Cookie)
+		p.suspended = now.Add(p.rtt.timeout())
+	case wire.DenyWithdrawn:
+		p.withdrawn = true
+	default:
+		p.suspended = now.Add(suspendTime)
+	}
+	r.retry(now, p, q)
+	return nil
+}
+
+// retry asks again for the blocks of a request that p did not grant.
+func (r *Receiver) retry(now time.Time, p *replica, q request) {
+	for _, block := range q.blocks {
+		if w := r.wants[block]; w != nil && w.state != wantIdle && w.stamp == q.stamp && w.from == p {
+			r.again = append(r.again, block)
+		}
+	}
+}
+
+func (r *Receiver) announce(now time.Time, from netip.AddrPort, b []byte) error {
+	a, err := wire.ParseAnnounce(b)
+	if err != nil {
+		return err
+	}
+	state, ours := announced(&a, r.cfg.ID)
+	p := r.replica(from, a.Server, a.Epoch)
+	switch {
+	case p == nil && ours && !a.Leaving && state == wire.ImageServed:
+		r.greet(now, from, 0)
+	case p == nil:
+	case a.Leaving:
+		// Not forgotten: if it was not the server that said so, the next symbol proves it.
+		was := p.stalled()
+		p.misses = max(p.misses, stallMisses)
+		if !was {
+			r.passOver(now, p)
+		}
+	default:
+		p.hear(now)
+		p.rate = a.Rate
+		p.backlog = min(time.Duration(a.Backlog)*time.Millisecond, maxBacklog)
+		r.clients = int(a.Clients)
+		if ours {
+			p.withdrawn = state == wire.ImageWithdrawn
+		}
+	}
+	return nil
+}
+
+// greet asks a server what it has. Without its cookie the answer is the cookie.
+func (r *Receiver) greet(now time.Time, to netip.AddrPort, cookie uint64) {
+	if at, ok := r.greeted[to]; ok && cookie == 0 && now.Sub(at) < helloLast {
+		return
+	}
+	if len(r.greeted) >= maxReplicas {
+		clear(r.greeted)
+	}
+	r.greeted[to] = now
+	h := wire.Hello{Nonce: r.private, Cookie: cookie, Want: wire.HelloID, ID: r.cfg.ID}
+	r.packets = append(r.packets, Packet{To: to, Data: h.Append(nil)})
+}
+
+func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
+	w, err := wire.ParseWelcome(b)
+	if err != nil {
+		return err
+	}
+	if w.Nonce == r.asked || w.Parts == 0 && w.Nonce == r.private {
+		r.greet(now, from, w.Cookie) // whatever it offers, it is to say so to us alone
+		return nil
+	}
+	if w.Nonce != r.private {
+		return nil
+	}
+	for i := range w.Offers {
+		o := &w.Offers[i]
+		if d, err := Descriptor(o); err != nil || d.ID() != r.cfg.ID {
+			continue
+		}
+		r.adopt(now, from, &w, o)
+	}
+	return nil
+}
+
+// adopt makes the server a replica, or renews what is known of it.
+func (r *Receiver) adopt(now time.Time, from netip.AddrPort, w *wire.Welcome, o *wire.Offer) {
+	if !o.Group.IsValid() || !o.Group.Addr().IsMulticast() {
+		return
+	}
+	if p := r.replica(from, w.Server, w.Epoch); p != nil {
+		p.hear(now)
+		p.cookie, p.withdrawn = w.Cookie, false
+		if p.handle != o.Handle {
+			p.handle, p.group, p.stream = o.Handle, o.Group, stream{}
+		}
+		return
+	}
+	// A server that was started anew at the same address replaces what it was.
+	for _, p := range slices.Clone(r.replicas) {
+		if p.addr == from {
+			r.remove(now, p)
+		}
+	}
+	if len(r.replicas) >= maxReplicas {
+		return
+	}
+	r.replicas = append(r.replicas, &replica{
+		id: w.Server, epoch: w.Epoch, addr: from, handle: o.Handle, cookie: w.Cookie, group: o.Group,
+		heard: now, reportAt: now.Add(reportMin),
+	})
+	r.helloWait = 0
+	// Whatever waits may be better asked here.
+	for block, w := range r.wants {
+		if w.state != wantIdle && w.from.misses > 0 {
+			r.again = append(r.again, block)
+		}
+	}
+	slices.Sort(r.again)
+}
+
+// remove forgets a replica. What was asked of it is asked of another.
+func (r *Receiver) remove(now time.Time, old *replica) {
+	r.replicas = slices.DeleteFunc(r.replicas, func(p *replica) bool { return p == old })
+	for block, w := range r.wants {
+		if w.state != wantIdle && w.from == old {
+			r.stop(w)
+			r.again = append(r.again, block)
+		}
+	}
+	slices.Sort(r.again)
+	for _, a := range r.asms {
+		if a.from == old {
+			a.open = false
+		}
+	}
+	if len(r.replicas) == 0 {
+		r.helloAt, r.helloWait = now, 0
+	}
+}

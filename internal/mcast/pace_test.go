@@ -1,0 +1,226 @@
+package mcast
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// path is what lies between a sender that always has work and its clients: all of them hear what passes the capacity, less random loss.
+type path struct {
+	p        *pacer
+	now      time.Time
+	rng      *rand.Rand
+	capacity float64   // bits a second, 0 for no limit
+	loss     []float64 // of each client
+}
+
+// drive lets time pass and returns the mean rate, and the mean loss that the first client saw, in the last half of it.
+func (q *path) drive(d time.Duration) (rate, loss float64) {
+	end := q.now.Add(d)
+	n := 0
+	for q.now.Before(end) {
+		// A report tells of reportSpan symbols at least.
+		since := q.now
+		q.now = q.now.Add(max(ratePeriod, time.Duration(reportSpan*1514*8/q.p.rate*float64(time.Second))))
+		passed := 1.0
+		if q.capacity > 0 {
+			passed = min(1, q.capacity/q.p.rate)
+		}
+		symbols := int(q.p.rate * q.now.Sub(since).Seconds() / 8 / 1514)
+		q.p.limited = true
+		for i, l := range q.loss {
+			lost := 0
+			for range min(symbols, 2000) {
+				if q.rng.Float64() > passed*(1-l) {
+					lost++
+				}
+			}
+			s := stretch{symbols: max(min(symbols, 2000), 1)}
+			s.loss = float64(lost) / float64(s.symbols)
+			if i == 0 && 2*q.now.Sub(end) > -d {
+				rate += q.p.rate
+				loss += s.loss
+				n++
+			}
+			q.p.sample(q.now, s, len(q.loss))
+		}
+	}
+	return rate / float64(n), loss / float64(n)
+}
+
+func newPath(seed uint64, capacity float64, loss ...float64) *path {
+	return &path{p: newPacer(0), now: epoch, rng: rand.New(rand.NewPCG(seed, 6)), capacity: capacity, loss: loss}
+}
+
+func TestTheRateGrowsWhileNothingIsLost(t *testing.T) {
+	q := newPath(1, 0, 0)
+	if q.drive(time.Second); q.p.rate != maxRate {
+		t.Errorf("after a second: %.3g bit/s", q.p.rate)
+	}
+}
+
+func TestTheRateDoesNotGrowWhileTheSenderHasTooLittleToSend(t *testing.T) {
+	p := newPacer(0)
+	for i := range 100 {
+		now := epoch.Add(time.Duration(i) * ratePeriod)
+		p.sample(now, stretch{symbols: 300}, 1)
+	}
+	if p.rate != startRate {
+		t.Errorf("%.3g bit/s", p.rate)
+	}
+}
+
+func TestRandomLossDoesNotHoldTheRate(t *testing.T) {
+	for _, loss := range []float64{0.01, 0.02, 0.05, 0.1, 0.2} {
+		for seed := range uint64(5) {
+			if rate, _ := newPath(seed, 0, loss).drive(4 * time.Second); rate < maxRate/10 {
+				t.Errorf("loss %v, seed %d: %.3g bit/s", loss, seed, rate)
+			}
+		}
+	}
+}
+
+func TestTheRateFindsACongestedPath(t *testing.T) {
+	for _, c := range []struct{ capacity, loss float64 }{
+		{200e6, 0}, {20e6, 0}, {2e9, 0}, {200e6, 0.01}, {200e6, 0.05}, {200e6, 0.1},
+	} {
+		for seed := range uint64(5) {
+			rate, loss := newPath(seed, c.capacity, c.loss).drive(10 * time.Second)
+			if share := rate / c.capacity; share < 0.6 || share > 1.1 || loss > c.loss+0.02 {
+				t.Errorf("%.0g bit/s, loss %v, seed %d: the rate is %.2f of it, loss %.3f", c.capacity, c.loss, seed, share, loss)
+			}
+		}
+	}
+}
+
+func TestTheRateFollowsAPathThatHalvesAndRecovers(t *testing.T) {
+	for seed := range uint64(5) {
+		q := newPath(seed, 200e6, 0.01)
+		q.drive(5 * time.Second)
+		for _, capacity := range []float64{100e6, 10e6, 400e6} {
+			q.capacity = capacity
+			if rate, loss := q.drive(10 * time.Second); rate < 0.7*capacity || rate > 1.1*capacity || loss > 0.03 {
+				t.Errorf("seed %d, at %.0g bit/s: %.3g bit/s, loss %.3f", seed, capacity, rate, loss)
+			}
+		}
+	}
+}
+
+func TestOneBadClientDoesNotHoldTheOthers(t *testing.T) {
+	q := newPath(1, 0, 0, 0, 0, 0, 0.9)
+	if rate, _ := q.drive(2 * time.Second); rate < maxRate/10 {
+		t.Errorf("%.3g bit/s", rate)
+	}
+}
+
+func TestTheRateStaysWithinItsBounds(t *testing.T) {
+	q := newPath(1, 1e3, 0)
+	if q.drive(5 * time.Second); q.p.rate < minRate {
+		t.Errorf("%.3g bit/s", q.p.rate)
+	}
+	fixed := newPath(1, 10e6, 0.2)
+	fixed.p = newPacer(123e6)
+	if fixed.drive(time.Second); fixed.p.rate != 123e6 {
+		t.Errorf("the operator's rate became %.3g bit/s", fixed.p.rate)
+	}
+}
+
+func TestTheBucketHoldsTheRate(t *testing.T) {
+	for _, rate := range []uint64{1e6, 1e8, 1e10, 1e11} {
+		p := newPacer(rate)
+		now, sent := epoch, 0
+		for now.Sub(epoch) < time.Second {
+			ok, at := p.ready(now)
+			if !ok {
+				if !at.After(now) {
+					t.Fatalf("%d bit/s: not ready, and nothing to wait for", rate)
+				}
+				now = at
+				continue
+			}
+			p.spend(now, 1514)
+			sent += 1514
+		}
+		if got := float64(sent) * 8; got < 0.99*float64(rate) || got > 1.01*float64(rate)+8*float64(p.burst()+1514) {
+			t.Errorf("%.4g bits in a second at %d bit/s", got, rate)
+		}
+	}
+}
+
+func TestASenderThatComesLateMakesUpForAFewBursts(t *testing.T) {
+	p := newPacer(1e9)
+	p.ready(epoch)
+	later := epoch.Add(time.Hour)
+	sent := 0
+	for {
+		if ok, _ := p.ready(later); !ok {
+			break
+		}
+		p.spend(later, 1514)
+		sent += 1514
+	}
+	if most := catchUp*p.burst() + 1514; sent > most {
+		t.Errorf("%d bytes at once after an hour, %d at most", sent, most)
+	}
+}
+
+func TestUnaskedParityFollowsTheLoss(t *testing.T) {
+	for _, c := range []struct {
+		loss    float64
+		clients int
+		least   float64 // symbols for a generation of 46
+		most    float64
+	}{
+		{0, 1, 0, 0},
+		{0.004, 1, 0, 0},
+		{0.01, 1, 0.4, 0.5},
+		{0.1, 1, 4.5, 4.7},
+		{0.01, 10, 1, 1.1},
+		{0.1, 10, 6, 7},
+		{0.01, 1000, 2, 4},
+		{0.2, 1, 9, 9.4},
+	} {
+		var peers []*peer
+		for range c.clients {
+			peers = append(peers, &peer{reports: map[uint16]*report{1: {loss: c.loss, at: epoch}}})
+		}
+		var p parity
+		p.update(epoch, peers, 1)
+		sum := 0
+		for range 1000 {
+			sum += p.take(46)
+		}
+		if mean := float64(sum) / 1000; mean < c.least || mean > c.most {
+			t.Errorf("loss %v at %d clients: %.2f symbols, want %v to %v", c.loss, c.clients, mean, c.least, c.most)
+		}
+		p.update(epoch.Add(reportAge+time.Second), peers, 1)
+		if n := p.take(46); n > 0 {
+			t.Errorf("%d symbols for reports of long ago", n)
+		}
+	}
+}
+
+func TestLossIsReckonedFromReports(t *testing.T) {
+	var r report
+	if _, ok := r.update(epoch, 1000, 900); ok {
+		t.Error("one report tells of a stretch")
+	}
+	if _, ok := r.update(epoch, 1000+reportSpan-1, 1000); ok {
+		t.Error("a short stretch counts")
+	}
+	s, ok := r.update(epoch.Add(time.Second), 2000, 1800)
+	if !ok || s.symbols != 1000 || s.loss < 0.099 || s.loss > 0.101 || s.after != 1000 {
+		t.Errorf("%+v, %v", s, ok)
+	}
+	if s, ok = r.update(epoch, 3000, 1<<31); !ok || s.loss != 0 {
+		t.Errorf("more received than sent: %+v", s)
+	}
+	if _, ok = r.update(epoch, 10, 10); ok || r.seen != 10 {
+		t.Error("a client that began anew was not taken for one")
+	}
+	r = report{begun: true, received: 1<<32 - 100}
+	if s, ok = r.update(epoch, 1000, 900); !ok || s.loss != 0 {
+		t.Errorf("across the wrap of received: %+v", s)
+	}
+}

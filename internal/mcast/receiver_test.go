@@ -1,0 +1,202 @@
+package mcast
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// meetServer lets a Receiver at addr(9) find a Sender at addr(id).
+func meetServer(t *testing.T, r *Receiver, s *Sender, now time.Time, id byte) *replica {
+	t.Helper()
+	for range 5 {
+		r.Step(now)
+		for _, p := range r.Packets() {
+			s.Input(now, addr(9), p.Data)
+		}
+		for _, p := range s.Packets() {
+			r.Input(now, addr(id), p.Data)
+		}
+	}
+	for _, p := range r.replicas {
+		if p.addr == addr(id) {
+			return p
+		}
+	}
+	t.Fatal("they did not meet")
+	return nil
+}
+
+// forge is a symbol of a block of four, in the name of the server that s is.
+func forge(s *Sender, seq uint64, block uint32, index uint16) []byte {
+	d := wire.Data{Server: s.cfg.Server, Handle: 1, Epoch: s.cfg.Epoch, Seq: seq, Block: block, Index: index, K: 4}
+	return append(d.AppendHeader(nil), make([]byte, 1024)...)
+}
+
+func TestForgedSymbolsOfEveryBlockDoNotFillTheMemory(t *testing.T) {
+	i := newTestImage(256<<20, 4<<10)
+	s := newTestSender(1, i)
+	for _, bulk := range []bool{false, true} {
+		r := newTestReceiver(i)
+		meetServer(t, r, s, epoch, 1)
+		if bulk {
+			for block := range i.geometry.Total() {
+				r.WantBulk(epoch, block)
+			}
+		}
+		now := epoch
+		for block := range uint32(50_000) {
+			r.Input(now, addr(1), forge(s, uint64(block+1), block, 0))
+			if block%16 == 0 {
+				now = now.Add(time.Millisecond)
+				r.Step(now)
+				r.Packets()
+			}
+			if block%1000 == 0 {
+				r.Step(now)
+				if err := r.check(now); err != nil {
+					t.Fatalf("bulk %v, after %d blocks: %v", bulk, block, err)
+				}
+			}
+		}
+		if len(r.wants) > 1000 {
+			t.Errorf("bulk %v: %d blocks asked for", bulk, len(r.wants))
+		}
+	}
+}
+
+func TestAForgedNumberIsSetRightByAnAck(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	s := newTestSender(1, i)
+	r := newTestReceiver(i)
+	p := meetServer(t, r, s, epoch, 1)
+	r.Input(epoch, addr(1), forge(s, 1<<40, 50, 0))
+	if p.stream.seen != 1<<40 {
+		t.Fatalf("seen is %d", p.stream.seen)
+	}
+	r.Want(epoch, 3, wire.Demand)
+	meetServer(t, r, s, epoch, 1)
+	if p.stream.seen != 0 {
+		t.Errorf("seen is %d after an ACK", p.stream.seen)
+	}
+}
+
+func TestWhomAReceiverListensTo(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	s := newTestSender(1, i)
+	other := addr(8)
+	for _, c := range []struct {
+		name  string
+		from  netip.AddrPort
+		spoil func(d *wire.Data)
+		heard bool
+	}{
+		{"its server", addr(1), func(*wire.Data) {}, true},
+		{"another port of its server", netip.AddrPortFrom(addr(1).Addr(), 5), func(*wire.Data) {}, true},
+		{"a stranger", other, func(*wire.Data) {}, false},
+		{"another server id", addr(1), func(d *wire.Data) { d.Server++ }, false},
+		{"another epoch", addr(1), func(d *wire.Data) { d.Epoch++ }, false},
+		{"another image", addr(1), func(d *wire.Data) { d.Handle++ }, false},
+	} {
+		r := newTestReceiver(i)
+		p := meetServer(t, r, s, epoch, 1)
+		d := wire.Data{Server: 1, Handle: 1, Epoch: s.cfg.Epoch, Seq: 5, Block: 3, K: 4}
+		c.spoil(&d)
+		r.Input(epoch, c.from, append(d.AppendHeader(nil), make([]byte, 1024)...))
+		if heard := p.stream.joined; heard != c.heard {
+			t.Errorf("%s: heard %v", c.name, heard)
+		}
+	}
+}
+
+// The nonce of the first question is known to everybody, that of the second to the server alone.
+func TestAnOfferMustAnswerTheQuestionThatNobodyElseHeard(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	e := i.export(1)
+	for _, c := range []struct {
+		name    string
+		nonce   func(public, private uint64) uint64
+		adopted bool
+	}{
+		{"the nonce of the question to all", func(public, _ uint64) uint64 { return public }, false},
+		{"the nonce of the question to it", func(_, private uint64) uint64 { return private }, true},
+		{"a guess", func(_, private uint64) uint64 { return private + 1 }, false},
+	} {
+		r := newTestReceiver(i)
+		r.Step(epoch)
+		w := wire.Welcome{Server: 1, Nonce: c.nonce(r.asked, r.private), Parts: 1, Cookie: 5, Offers: []wire.Offer{e.Offer}}
+		r.Input(epoch, addr(1), w.Append(nil))
+		if adopted := len(r.replicas) == 1; adopted != c.adopted {
+			t.Errorf("%s: adopted %v", c.name, adopted)
+		}
+	}
+}
+
+func TestOnlyOffersOfTheImageCount(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	for _, c := range []struct {
+		name  string
+		spoil func(o *wire.Offer)
+	}{
+		{"another root", func(o *wire.Offer) { o.Root[0]++ }},
+		{"another size", func(o *wire.Offer) { o.Size++ }},
+		{"another block size", func(o *wire.Offer) { o.BlockLog++ }},
+		{"another hash", func(o *wire.Offer) { o.Algorithm++ }},
+		{"a name that is none", func(o *wire.Offer) { o.Name = "" }},
+		{"a group that is none", func(o *wire.Offer) { o.Group = addr(7) }},
+	} {
+		r := newTestReceiver(i)
+		o := i.export(1).Offer
+		c.spoil(&o)
+		w := wire.Welcome{Server: 1, Nonce: r.private, Parts: 1, Offers: []wire.Offer{o}}
+		r.Input(epoch, addr(1), w.Append(nil))
+		if len(r.replicas) > 0 {
+			t.Errorf("%s: adopted", c.name)
+		}
+	}
+}
+
+func TestAServerThatLeavesIsPassedOverUntilItSpeaksAgain(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	s := newTestSender(1, i)
+	r := newTestReceiver(i)
+	p := meetServer(t, r, s, epoch, 1)
+	s.Leave()
+	r.Input(epoch, addr(1), s.Packets()[0].Data)
+	if p.live(epoch) {
+		t.Error("it is asked all the same")
+	}
+	r.Input(epoch, addr(1), forge(s, 1, 3, 0))
+	if !p.live(epoch) {
+		t.Error("a forged farewell lasts")
+	}
+}
+
+func TestASilentServerIsForgotten(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	s := newTestSender(1, i)
+	r := newTestReceiver(i)
+	meetServer(t, r, s, epoch, 1)
+	r.Want(epoch, 3, wire.Demand)
+	now := epoch
+	for range 10_000 {
+		r.Step(now)
+		r.Packets()
+		if err := r.check(now); err != nil {
+			t.Fatalf("after %v: %v", now.Sub(epoch), err)
+		}
+		now = r.Next(now)
+		if len(r.replicas) == 0 {
+			break
+		}
+	}
+	if silent := now.Sub(epoch); silent < replicaAge || silent > replicaAge+2*time.Second {
+		t.Errorf("forgotten after %v", silent)
+	}
+	if r.Waiting() != 1 {
+		t.Errorf("%d blocks waited for", r.Waiting())
+	}
+	meetServer(t, r, s, now.Add(time.Minute), 1)
+}

@@ -1,0 +1,179 @@
+package mcast
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+const (
+	// runBlocks is how many neighbouring blocks are asked of the same server: reading ahead stays sequential for its disk.
+	runBlocks = 16
+	// stallMisses is after how many unanswered requests in a row a server is passed over.
+	stallMisses = 2
+	// fruitless is after how many answered requests that brought no data a server is passed over for suspendTime.
+	fruitless   = 4
+	suspendTime = 5 * time.Second
+	// maxBarren is how often a server that answers may bring nothing of a block before the next one is asked for it. Once may be
+	// a burst that was lost.
+	maxBarren = 2
+	// replicaAge is how long a server may be silent before it is forgotten.
+	replicaAge = 30 * time.Second
+	// maxReplicas bounds what strangers can make us remember.
+	maxReplicas = 64
+	// maxUnanswered bounds the requests whose answers are awaited.
+	maxUnanswered = 64
+)
+
+// replica is a server that offers our image.
+type replica struct {
+	id     uint16
+	epoch  uint32
+	addr   netip.AddrPort
+	handle uint16
+	cookie uint64
+	group  netip.AddrPort
+
+	stream     stream
+	watch      uint64 // number of the stream that the end of a burst, or a block that should have come by then, waits for
+	rtt        rtt
+	heard      time.Time // any datagram
+	misses     int       // requests in a row that were not answered
+	suspect    bool      // it owed us blocks and was silent
+	barren     bool      // something of what was asked together brought nothing
+	fruitless  int       // requests in a row that were answered and brought nothing
+	suspended  time.Time // not asked until then
+	withdrawn  bool
+	rate       uint64
+	backlog    time.Duration
+	unanswered []request
+	reportAt   time.Time // when to send a report if no request carries one
+	reported   uint64    // stream.received at the last one
+
+	blocks uint64 // that its symbols completed
+}
+
+// request is a WANT whose ACK is awaited.
+type request struct {
+	stamp  uint32
+	at     time.Time
+	blocks []uint32
+}
+
+// stream is how far the numbered symbols of one replica have been heard.
+type stream struct {
+	joined   bool
+	seen     uint64
+	received uint64
+}
+
+// note takes a symbol's number in.
+func (s *stream) note(seq uint64) {
+	s.received++
+	s.pass(seq)
+}
+
+// pass takes in that the sender has got as far as seq.
+func (s *stream) pass(seq uint64) {
+	if !s.joined || seq > s.seen {
+		s.joined, s.seen = true, seq
+	}
+}
+
+// live says whether the replica is worth asking.
+func (r *replica) live(now time.Time) bool {
+	return !r.withdrawn && !r.stalled() && !now.Before(r.suspended)
+}
+
+// stalled says whether the replica has been silent for so long that it is passed over: when it owes blocks, one unanswered request is
+// enough.
+func (r *replica) stalled() bool {
+	return r.misses >= stallMisses || r.suspect && r.misses > 0
+}
+
+// score orders replicas for a run of blocks: rendezvous hashing (Thaler and Ravishankar 1998), the same at every client because
+// it looks at the server's id alone.
+func (r *replica) score(block uint32) uint64 {
+	x := uint64(r.id)<<32 | uint64(block/runBlocks)
+	x ^= x >> 30 // the finaliser of splitmix64
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// choose returns the replica to be asked for a block at the given try, from 0, or nil when there is none at all. Live ones come
+// first; when there is none the others are tried in turn, so that one that comes back is noticed.
+func choose(replicas []*replica, now time.Time, block uint32, try int) *replica {
+	var best *replica
+	live := 0
+	for _, r := range replicas {
+		if r.live(now) {
+			live++
+		}
+	}
+	// The try-th best of the live ones, or of all that were not withdrawn.
+	usable := func(r *replica) bool { return r.live(now) || live == 0 && !r.withdrawn }
+	n := 0
+	for _, r := range replicas {
+		if usable(r) {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	bound := ^uint64(0)
+	for range try%n + 1 {
+		best = nil
+		for _, r := range replicas {
+			if s := r.score(block); usable(r) && s < bound && (best == nil || s > best.score(block)) {
+				best = r
+			}
+		}
+		if best == nil {
+			break // two servers with one id: no order among them
+		}
+		bound = best.score(block)
+	}
+	if best == nil {
+		for _, r := range replicas {
+			if usable(r) {
+				return r
+			}
+		}
+	}
+	return best
+}
+
+// Replica is what a Receiver knows of a server.
+type Replica struct {
+	Server  uint16
+	Addr    netip.AddrPort
+	Live    bool
+	RTT     time.Duration
+	Rate    uint64 // bits a second that it announced
+	Backlog time.Duration
+	Blocks  uint64 // that it sent us
+	Share   float64
+}
+
+// tag is how an ANNOUNCE names an image.
+func tag(id [32]byte) uint64 {
+	var t uint64
+	for _, b := range id[:8] {
+		t = t<<8 | uint64(b)
+	}
+	return t
+}
+
+// announced says which of an ANNOUNCE's images is the one with the id, if any.
+func announced(a *wire.Announce, id [32]byte) (state wire.ImageState, ok bool) {
+	for _, i := range a.Images {
+		if i.Tag == tag(id) {
+			return i.State, true
+		}
+	}
+	return 0, false
+}

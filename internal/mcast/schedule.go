@@ -1,0 +1,181 @@
+package mcast
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// maxQueued bounds the blocks that one client can have queued, so that no client can fill the server's memory: 4096 blocks are
+// 256 MiB of 64 KiB blocks, far beyond what a client's window asks for.
+const maxQueued = 4096
+
+// jobState is where a job is on its way from a WANT to the wire.
+type jobState uint8
+
+const (
+	jobQueued  jobState = iota // waits for its turn
+	jobLoading                 // its bytes are being read
+	jobReady                   // its bytes are here
+	jobSending                 // some of its symbols are out
+)
+
+type jobKey struct {
+	handle uint16
+	block  uint32
+}
+
+// job is one block that will be sent, whole or in part, for one or many clients.
+type job struct {
+	key     jobKey
+	export  *export
+	class   wire.Priority
+	state   jobState
+	whole   bool   // some client has nothing of it
+	need    int    // else: fresh symbols for each generation
+	wanters bitset // slots of the peers that want it
+	data    []byte
+
+	symbols []int    // indexes to be sent, once state is jobSending
+	parity  [][]byte // the last len(parity) of symbols
+	next    int      // in symbols
+}
+
+// widen takes in that a client lacks need symbols of each generation, or with 0 the whole block.
+func (j *job) widen(need uint16) {
+	if need == 0 || int(need) >= j.export.layout(j.key.block).perGen() {
+		j.whole = true
+	}
+	j.need = max(j.need, int(need))
+}
+
+// symbolsLeft is how many symbols the job will still send, roughly while it has not begun.
+func (j *job) symbolsLeft() int {
+	if j.state == jobSending {
+		return len(j.symbols) - j.next
+	}
+	l := j.export.layout(j.key.block)
+	if j.whole {
+		return l.k
+	}
+	return j.need * l.gens
+}
+
+// peer is a client as the server knows it. It exists only for addresses that returned a valid cookie.
+type peer struct {
+	addr    netip.AddrPort
+	slot    int // in schedule.peers
+	heard   time.Time
+	queues  [wire.Classes][]*job
+	queued  int // jobs in the queues that count for this peer
+	deficit int // bytes that it may still be sent in this round
+	reports map[uint16]*report
+}
+
+// schedule is the order in which jobs are sent: demand before read-ahead before bulk, and among clients deficit round robin
+// (Shreedhar and Varghese 1995). A block that many want counts for all of them, so a crowd that reads the same blocks gets
+// as much as one client that reads others.
+type schedule struct {
+	peers   []*peer // nil where a peer left
+	live    int     // how many are not nil
+	turn    int     // index of the peer whose turn it is
+	quantum int     // bytes that a peer gets in a round: the largest block, so that each round sends something
+}
+
+func (s *schedule) add(p *peer) {
+	s.live++
+	for i := range s.peers {
+		if s.live <= len(s.peers) && s.peers[i] == nil {
+			p.slot, s.peers[i] = i, p
+			return
+		}
+	}
+	p.slot = len(s.peers)
+	s.peers = append(s.peers, p)
+}
+
+// drop removes a peer.
+func (s *schedule) drop(p *peer) {
+	s.peers[p.slot] = nil
+	s.live--
+}
+
+// enqueue puts j into p's queue of its class, and counts it if p did not want it before.
+func (s *schedule) enqueue(j *job, p *peer) {
+	p.queues[j.class] = append(p.queues[j.class], j)
+	if !j.wanters.has(p.slot) {
+		j.wanters.set(p.slot)
+		p.queued++
+	}
+}
+
+// pick takes the next job to be loaded, of a class that is at least as urgent as last, or nil.
+func (s *schedule) pick(last wire.Priority) *job {
+	for class := range last + 1 {
+		if j := s.pickClass(class); j != nil {
+			return j
+		}
+	}
+	return nil
+}
+
+func (s *schedule) pickClass(class wire.Priority) *job {
+	empty := 0
+	for empty < len(s.peers) {
+		if s.turn >= len(s.peers) {
+			s.turn = 0
+		}
+		p := s.peers[s.turn]
+		var j *job
+		if p != nil {
+			j = p.head(class)
+		}
+		switch {
+		case j == nil:
+			empty++
+			s.turn++
+		case p.deficit <= 0:
+			empty = 0
+			p.deficit += s.quantum
+			s.turn++
+		default:
+			p.queues[class] = p.queues[class][1:]
+			s.charge(j)
+			return j
+		}
+	}
+	return nil
+}
+
+// charge lets j count for everyone who wanted it.
+func (s *schedule) charge(j *job) {
+	l := j.export.layout(j.key.block)
+	cost := min(j.symbolsLeft()*l.size, s.quantum)
+	for i := j.wanters.next(0); i >= 0; i = j.wanters.next(i + 1) {
+		p := s.peers[i]
+		p.queued--
+		// A peer may fall behind by some rounds, not for ever.
+		p.deficit = max(p.deficit-cost, -8*s.quantum)
+	}
+}
+
+// head returns p's first job of the class that is still to be sent in it. Jobs that were sent for another peer, or were moved to
+// another class, are dropped on the way.
+func (p *peer) head(class wire.Priority) *job {
+	q := p.queues[class]
+	for len(q) > 0 && (q[0].state != jobQueued || q[0].class != class) {
+		q[0] = nil
+		q = q[1:]
+	}
+	if len(q) == 0 {
+		// An idle peer does not save up for later.
+		p.queues[class] = nil
+		if p.queued == 0 {
+			p.deficit = min(p.deficit, 0)
+		}
+		return nil
+	}
+	p.queues[class] = q
+	return q[0]
+}

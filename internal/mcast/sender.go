@@ -1,0 +1,379 @@
+package mcast
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+const (
+	// maxPeers bounds the clients that a server keeps state for; further ones are served when others have left.
+	maxPeers = 16384
+	// peerAge is how long a client is remembered after its last WANT.
+	peerAge = 15 * time.Second
+	// announcePeriod is the time between two ANNOUNCEs.
+	announcePeriod = time.Second
+	// tailFirst and tailLast bound the pauses between the tail marks of a stream that ran dry; each is twice the one before
+	// (the variable heartbeat of LBRM, Holbrook et al. 1995).
+	tailFirst = 2 * time.Millisecond
+	tailLast  = 500 * time.Millisecond
+	// loadAhead bounds the jobs that are being loaded or wait for their turn on the wire: enough to hide a disk's latency,
+	// few enough that a demand never waits long behind them, and bounded in bytes too.
+	loadAhead      = 32
+	loadAheadBytes = 4 << 20
+	// maxSent bounds how many transmissions a stream remembers. Older ones are out of every client's reach.
+	maxSent = 1 << 16
+	// frameOverhead is what a datagram of IPv4 over Ethernet costs on the wire beyond its payload, in bytes.
+	frameOverhead = 14 + 20 + 8
+)
+
+// SenderConfig says who a Sender is.
+type SenderConfig struct {
+	Server     uint16         // id, unique in the group
+	Epoch      uint32         // random at each start
+	Secret     [32]byte       // random, for cookies
+	Group      netip.AddrPort // of discovery
+	MaxPayload int            // bytes of UDP payload that fit the path's MTU, at least 1200
+	Rate       uint64         // bits a second on the wire, 0 to follow the receivers' reports
+	NBD        uint16         // TCP port of the NBD exports, 0 for none
+	Coder      *Coder
+	// Release, if not nil, is called with the buffer that Loaded brought once the Sender does not need it any more.
+	Release func(data []byte)
+}
+
+// Export is an image that a Sender offers.
+type Export struct {
+	Offer  wire.Offer
+	ID     [32]byte
+	Blocks uint32                 // data blocks and pages of the tree
+	Length func(block uint32) int // in bytes, for each of them
+}
+
+// export is an Export with its stream.
+type export struct {
+	Export
+	maxSymbol int
+	state     wire.ImageState
+	seq       uint64            // last number given out
+	queued    [wire.Classes]int // symbols of jobs not yet sent, roughly
+	sent      map[uint32]sent
+	order     []transmission // in the order of sending; the last one of each block is in sent
+	parity    parity
+	step      int    // of the pacer, that stepSeq is of
+	stepSeq   uint64 // last number given out before it
+
+	idleSince time.Time // the stream ran dry
+	tailAt    time.Time // when to repeat its last number, zero while there is work
+	tailPause time.Duration
+	wanted    map[uint32]*job
+}
+
+// transmission is a block that was sent, up to a sequence number.
+type transmission struct {
+	block uint32
+	end   uint64
+}
+
+// sent is the last transmission of a block.
+type sent struct {
+	end        uint64 // sequence number of its last symbol
+	nextParity int    // symbols of parity used so far, for each generation
+}
+
+// ahead is how many symbols of the stream will be sent before what is enqueued in a class now.
+func (e *export) ahead(class wire.Priority) int {
+	n := 0
+	for _, queued := range e.queued[:class+1] {
+		n += queued
+	}
+	return n
+}
+
+// pacedFrom returns the last number given out before the last step of the rate. It is called before each burst.
+func (e *export) pacedFrom(p *pacer) uint64 {
+	if e.step != p.steps {
+		e.step, e.stepSeq = p.steps, e.seq
+	}
+	return e.stepSeq
+}
+
+func (e *export) layout(block uint32) layout { return newLayout(e.Length(block), e.maxSymbol) }
+
+// Load asks the owner of a Sender to read a block and to hand it back by Loaded.
+type Load struct {
+	Handle uint16
+	Block  uint32
+}
+
+// Sender is the server's side of the protocol on one network.
+type Sender struct {
+	cfg     SenderConfig
+	jar     *cookieJar
+	exports map[uint16]*export
+	handles []uint16 // of exports, in order
+	peers   map[netip.AddrPort]*peer
+	sched   schedule
+	pace    *pacer
+
+	ahead, aheadBytes int // jobs loading or ready
+	ready             [wire.Classes][]*job
+	sending           *job
+
+	announceAt time.Time
+	sweepAt    time.Time
+
+	packets  []Packet
+	loads    []Load
+	released []byte
+	burst    Burst
+	want     wire.Want
+	stats    SenderStats
+}
+
+// SenderStats counts what a Sender did.
+type SenderStats struct {
+	Blocks     uint64 // sent whole
+	Repairs    uint64 // parity symbols sent on request
+	Parity     uint64 // parity symbols sent unasked
+	Symbols    uint64
+	Bytes      uint64 // on the wire, frames included
+	Wants      uint64 // datagrams
+	Suppressed uint64 // requests for blocks that were in flight
+	Merged     uint64 // requests for blocks that were queued already
+	Denied     uint64
+	Malformed  uint64
+	Clients    int
+	Rate       uint64 // bits a second
+	Queued     int    // symbols
+}
+
+// NewSender returns a Sender that offers nothing yet.
+func NewSender(cfg SenderConfig) *Sender {
+	return &Sender{
+		cfg:     cfg,
+		jar:     newCookieJar(cfg.Secret, cfg.Epoch),
+		exports: map[uint16]*export{},
+		peers:   map[netip.AddrPort]*peer{},
+		pace:    newPacer(cfg.Rate),
+	}
+}
+
+// Add offers an image. Its Offer.Handle must be new.
+func (s *Sender) Add(e Export) {
+	s.exports[e.Offer.Handle] = &export{
+		Export:    e,
+		maxSymbol: s.cfg.MaxPayload - wire.DataHeaderSize,
+		sent:      map[uint32]sent{},
+		wanted:    map[uint32]*job{},
+	}
+	s.handles = append(s.handles, e.Offer.Handle)
+	s.sched.quantum = max(s.sched.quantum, 1<<e.Offer.BlockLog)
+	s.announceAt = time.Time{}
+}
+
+// SetState says whether an image is served or withdrawn. What is queued of a withdrawn image is not sent.
+func (s *Sender) SetState(handle uint16, state wire.ImageState) {
+	e := s.exports[handle]
+	if e == nil || e.state == state {
+		return
+	}
+	e.state = state
+	s.announceAt = time.Time{}
+	if state == wire.ImageWithdrawn {
+		for _, j := range e.wanted {
+			if j.state != jobSending { // its bytes were good when they were read
+				s.abandon(j)
+			}
+		}
+	}
+}
+
+// Stats returns the counts so far.
+func (s *Sender) Stats() SenderStats {
+	st := s.stats
+	st.Clients = s.sched.live
+	st.Rate = uint64(s.pace.rate)
+	for _, e := range s.exports {
+		st.Queued += e.ahead(wire.Bulk)
+	}
+	return st
+}
+
+// Packets returns the control datagrams to be sent, in order, and forgets them.
+func (s *Sender) Packets() []Packet {
+	out := s.packets
+	s.packets = nil
+	return out
+}
+
+// Loads returns the blocks to be read, most urgent first, and forgets them.
+func (s *Sender) Loads() []Load {
+	out := s.loads
+	s.loads = nil
+	return out
+}
+
+func (s *Sender) send(to netip.AddrPort, data []byte) {
+	s.packets = append(s.packets, Packet{To: to, Data: data})
+}
+
+// Input takes a control datagram that arrived. It does not keep b.
+func (s *Sender) Input(now time.Time, from netip.AddrPort, b []byte) {
+	t, err := wire.TypeOf(b)
+	if err != nil {
+		s.stats.Malformed++
+		return
+	}
+	switch t {
+	case wire.TypeHello:
+		s.hello(from, b)
+	case wire.TypeWant:
+		s.handleWant(now, from, b)
+	}
+}
+
+func (s *Sender) hello(from netip.AddrPort, b []byte) {
+	h, err := wire.ParseHello(b)
+	if err != nil {
+		s.stats.Malformed++
+		return
+	}
+	w := wire.Welcome{
+		Server: s.cfg.Server,
+		Epoch:  s.cfg.Epoch,
+		Nonce:  h.Nonce,
+		Cookie: s.jar.cookie(from),
+		NBD:    s.cfg.NBD,
+	}
+	if h.Cookie != w.Cookie {
+		s.send(from, w.Append(nil))
+		return
+	}
+	var offers []wire.Offer
+	for _, handle := range s.handles {
+		if e := s.exports[handle]; e.state == wire.ImageServed && asksFor(&h, &e.Export) {
+			offers = append(offers, e.Offer)
+		}
+	}
+	if len(offers) == 0 && h.Want != wire.HelloAll {
+		return // not here; whoever has it answers
+	}
+	parts := wire.SplitOffers(offers)
+	if len(parts) == 0 {
+		parts = append(parts, nil)
+	}
+	w.Parts = uint8(min(len(parts), 255))
+	for i, part := range parts[:w.Parts] {
+		w.Part, w.Offers = uint8(i), part
+		s.send(from, w.Append(nil))
+	}
+}
+
+func asksFor(h *wire.Hello, e *Export) bool {
+	switch h.Want {
+	case wire.HelloName:
+		return h.Name == e.Offer.Name && (h.Revision == 0 || h.Revision == e.Offer.Revision)
+	case wire.HelloID:
+		return h.ID == e.ID
+	}
+	return true
+}
+
+// Tick does what is due by time alone: announcements, tail marks, forgetting silent clients.
+func (s *Sender) Tick(now time.Time) {
+	if !now.Before(s.announceAt) {
+		s.announce(false)
+		s.announceAt = now.Add(announcePeriod)
+	}
+	if !now.Before(s.sweepAt) {
+		s.sweepAt = now.Add(peerAge / 4)
+		for _, p := range s.sched.peers {
+			if p != nil && now.Sub(p.heard) > peerAge {
+				s.forget(p)
+			}
+		}
+	}
+	s.fill()
+}
+
+// forget drops a client and the jobs that only it wanted.
+func (s *Sender) forget(p *peer) {
+	for _, handle := range s.handles {
+		e := s.exports[handle]
+		for _, block := range slices.Sorted(maps.Keys(e.wanted)) {
+			j := e.wanted[block]
+			if j.state != jobQueued || !j.wanters.has(p.slot) {
+				continue
+			}
+			j.wanters.clear(p.slot)
+			if other := j.wanters.next(0); other >= 0 {
+				s.sched.enqueue(j, s.sched.peers[other]) // it may have stood in p's queue alone
+				continue
+			}
+			e.queued[j.class] -= j.symbolsLeft()
+			j.state = jobSending // so that no queue offers it
+			delete(e.wanted, block)
+		}
+	}
+	s.sched.drop(p)
+	delete(s.peers, p.addr)
+}
+
+// clients is how many there are, as the group is told.
+func (s *Sender) clients() uint16 { return uint16(min(s.sched.live, 1<<16-1)) }
+
+// Leave queues the announcement that the server stops.
+func (s *Sender) Leave() { s.announce(true) }
+
+func (s *Sender) announce(leaving bool) {
+	a := wire.Announce{
+		Server:  s.cfg.Server,
+		Leaving: leaving,
+		Epoch:   s.cfg.Epoch,
+		Rate:    uint64(s.pace.rate),
+		Backlog: s.backlog(wire.Bulk),
+		Clients: s.clients(),
+	}
+	for i := 0; i == 0 || i < len(s.handles); i += wire.MaxAnnounced {
+		a.Images = a.Images[:0]
+		for _, handle := range s.handles[i:min(i+wire.MaxAnnounced, len(s.handles))] {
+			e := s.exports[handle]
+			a.Images = append(a.Images, wire.AnnouncedImage{Handle: handle, State: e.state, Tag: tag(e.ID)})
+		}
+		s.send(s.cfg.Group, a.Append(nil))
+	}
+}
+
+// Next returns when Tick or NextBurst has something to do next, if nothing else happens before.
+func (s *Sender) Next(now time.Time) time.Time {
+	next := s.announceAt
+	if s.sweepAt.Before(next) {
+		next = s.sweepAt
+	}
+	for _, handle := range s.handles {
+		if t := s.exports[handle].tailAt; !t.IsZero() && t.Before(next) {
+			next = t
+		}
+	}
+	if s.hasReady() {
+		if _, at := s.pace.ready(now); at.Before(next) {
+			next = at
+		}
+	}
+	return next
+}
+
+func (s *Sender) hasReady() bool {
+	if s.sending != nil {
+		return true
+	}
+	for _, q := range s.ready {
+		if len(q) > 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,251 @@
+package mcast
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
+	w := &s.want
+	if err := wire.ParseWant(b, w); err != nil {
+		s.stats.Malformed++
+		return
+	}
+	if w.Server != s.cfg.Server {
+		return // sent to a server that had this address before
+	}
+	deny := func(r wire.Reason) {
+		s.stats.Denied++
+		d := wire.Deny{
+			Server: s.cfg.Server, Handle: w.Handle, Epoch: s.cfg.Epoch,
+			Time: w.Time, Reason: r, Cookie: s.jar.cookie(from),
+		}
+		s.send(from, d.Append(nil))
+	}
+	if w.Epoch != s.cfg.Epoch || w.Cookie != s.jar.cookie(from) {
+		deny(wire.DenyCookie)
+		return
+	}
+	e := s.exports[w.Handle]
+	switch {
+	case e == nil:
+		deny(wire.DenyImage)
+		return
+	case e.state == wire.ImageWithdrawn:
+		deny(wire.DenyWithdrawn)
+		return
+	}
+	for _, r := range w.Ranges {
+		if uint64(r.Block)+uint64(r.Count) > uint64(e.Blocks) {
+			deny(wire.DenyBlock)
+			return
+		}
+	}
+	p := s.peer(now, from)
+	if p == nil {
+		return
+	}
+	s.stats.Wants++
+	if w.Joined {
+		s.hear(now, p, e, w)
+	}
+	ack := wire.Ack{
+		Server: s.cfg.Server, Handle: w.Handle, Epoch: s.cfg.Epoch,
+		Time: w.Time, Seq: e.seq, Horizon: min(w.Seen, e.seq), Clients: s.clients(),
+	}
+	last := wire.Demand // class of what will be sent last
+	left := maxQueued   // blocks: no datagram keeps the server busy with more
+	for _, r := range w.Ranges {
+		last = max(last, r.Priority)
+		n := min(int(r.Count), left)
+		left -= n
+		for i := range uint32(n) {
+			s.request(p, e, r.Block+i, r, &ack)
+		}
+	}
+	if len(w.Ranges) == 0 {
+		last = wire.Bulk
+	}
+	if ack.Queued > 0 {
+		ack.Horizon = e.seq + uint64(e.ahead(last))
+		if last < wire.Bulk && s.hasReady() {
+			// What is less urgent goes out while it is read from the disk: the rest of one block, and one more.
+			ack.Horizon += 2 * uint64(e.layout(0).k)
+		}
+	}
+	ack.Backlog = s.backlog(last)
+	s.send(from, ack.Append(nil))
+	s.fill()
+}
+
+// peer returns the state of the client at an address that has proved itself.
+func (s *Sender) peer(now time.Time, from netip.AddrPort) *peer {
+	p := s.peers[from]
+	if p == nil {
+		if len(s.peers) >= maxPeers {
+			return nil
+		}
+		p = &peer{addr: from, reports: map[uint16]*report{}}
+		s.peers[from] = p
+		s.sched.add(p)
+	}
+	p.heard = now
+	return p
+}
+
+// hear takes in what a client reports of a stream.
+func (s *Sender) hear(now time.Time, p *peer, e *export, w *wire.Want) {
+	if w.Seen > e.seq {
+		return // nothing that was sent has this number
+	}
+	r := p.reports[w.Handle]
+	if r == nil {
+		r = &report{}
+		p.reports[w.Handle] = r
+	}
+	if stretch, ok := r.update(now, w.Seen, w.Received); ok {
+		if stretch.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
+			s.pace.sample(now, stretch, s.sched.live)
+		}
+		e.parity.update(now, s.sched.peers, w.Handle)
+	}
+}
+
+// request takes in that p wants a block, and counts in ack what becomes of it.
+func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wire.Ack) {
+	w := &s.want
+	if j := e.wanted[block]; j != nil {
+		s.stats.Merged++
+		if j.state == jobSending {
+			ack.InFlight++
+			ack.Horizon = max(ack.Horizon, e.sent[block].end)
+			return
+		}
+		ack.Queued++
+		s.merge(j, p, e, r)
+		return
+	}
+	if last, ok := e.sent[block]; ok && w.Joined && w.Seen < last.end {
+		s.stats.Suppressed++
+		ack.InFlight++
+		ack.Horizon = max(ack.Horizon, last.end)
+		return
+	}
+	if p.queued >= maxQueued {
+		return
+	}
+	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority}
+	j.widen(r.Need)
+	e.wanted[block] = j
+	e.queued[j.class] += j.symbolsLeft()
+	s.sched.enqueue(j, p)
+	ack.Queued++
+}
+
+// merge adds p's request to a job that has not begun to be sent.
+func (s *Sender) merge(j *job, p *peer, e *export, r wire.Range) {
+	e.queued[j.class] -= j.symbolsLeft()
+	j.widen(r.Need)
+	urgent := r.Priority < j.class
+	if urgent {
+		s.promote(j, r.Priority)
+	}
+	e.queued[j.class] += j.symbolsLeft()
+	if j.state == jobQueued && (urgent || !j.wanters.has(p.slot)) {
+		s.sched.enqueue(j, p)
+	}
+}
+
+// promote makes a job more urgent. One that is loaded already leaves the queue of its class for the other.
+func (s *Sender) promote(j *job, class wire.Priority) {
+	if j.state == jobReady {
+		s.ready[j.class] = slices.DeleteFunc(s.ready[j.class], func(x *job) bool { return x == j })
+		s.ready[class] = append(s.ready[class], j)
+	}
+	j.class = class
+}
+
+// backlog is how long what is queued up to a class takes to send, in milliseconds.
+func (s *Sender) backlog(class wire.Priority) uint32 {
+	bytes := 0
+	for _, handle := range s.handles {
+		bytes += s.exports[handle].ahead(class) * (s.cfg.MaxPayload + frameOverhead)
+	}
+	return uint32(min(float64(bytes)*8*1000/s.pace.expected(), 1<<31))
+}
+
+// fill starts loading while there is room.
+func (s *Sender) fill() {
+	for s.ahead < 2*loadAhead {
+		last := wire.Bulk
+		if s.ahead >= loadAhead || s.ahead >= 2 && s.aheadBytes >= loadAheadBytes {
+			last = wire.Demand // it does not wait for a place
+		}
+		j := s.sched.pick(last)
+		if j == nil {
+			return
+		}
+		j.state = jobLoading
+		s.ahead++
+		s.aheadBytes += j.export.Length(j.key.block)
+		s.loads = append(s.loads, Load{Handle: j.key.handle, Block: j.key.block})
+	}
+}
+
+// Loaded brings a block that Loads asked for, or says that it could not be read: then the clients that wait for it ask
+// another replica, or again. The Sender owns data until it calls SenderConfig.Release.
+func (s *Sender) Loaded(l Load, data []byte, err error) {
+	e := s.exports[l.Handle]
+	j := e.wanted[l.Block]
+	if j == nil || j.state != jobLoading {
+		s.release(data)
+		return
+	}
+	if err != nil {
+		s.release(data)
+		s.abandon(j)
+		return
+	}
+	j.data = data
+	j.state = jobReady
+	s.ready[j.class] = append(s.ready[j.class], j)
+}
+
+func (s *Sender) release(data []byte) {
+	if data != nil && s.cfg.Release != nil {
+		s.cfg.Release(data)
+	}
+}
+
+// abandon forgets a job that will not be sent.
+func (s *Sender) abandon(j *job) {
+	j.export.queued[j.class] -= j.symbolsLeft()
+	if j.state == jobQueued {
+		s.sched.charge(j)
+		j.state = jobSending // so that no queue offers it
+	} else {
+		s.unload(j)
+	}
+	delete(j.export.wanted, j.key.block)
+	if j == s.sending {
+		s.sending = nil
+	}
+	for class, q := range s.ready {
+		for i := range q {
+			if q[i] == j {
+				s.ready[class] = append(q[:i], q[i+1:]...)
+				break
+			}
+		}
+	}
+	s.release(j.data)
+	j.data = nil
+}
+
+func (s *Sender) unload(j *job) {
+	s.ahead--
+	s.aheadBytes -= j.export.Length(j.key.block)
+}

@@ -1,0 +1,295 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/bits"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/dnbd/dnbd/block"
+	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/udp"
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+const (
+	// dataBuffer is the write buffer for data, in bytes: what lies in it cannot be overtaken by a demand any more, so it is
+	// small; 256 KiB hold four trains, enough to keep a link busy while the sender is off the processor.
+	dataBuffer = 256 << 10
+	// maxPayload keeps symbols within a jumbo frame even where an interface (loopback) would take more.
+	maxPayload = 9000 - 28
+)
+
+// link is the server on one interface: a sender with its sockets.
+//
+// Data leaves by a socket of its own, so that a full send buffer holds up neither requests nor answers.
+type link struct {
+	iface   udp.Interface
+	server  *Server
+	log     *slog.Logger
+	control *udp.Conn // requests in, answers and announcements out
+	group   *udp.Conn // questions to the group
+	data    *udp.Conn // DATA out
+	wake    chan struct{}
+
+	mu     sync.Mutex // guards sender; nothing blocks while it is held
+	sender *mcast.Sender
+}
+
+// listen opens the link's sockets. A taken port is no error: clients learn the address from the answers.
+func (s *Server) listen(i udp.Interface) (*link, error) {
+	o := udp.OptionsFromEnv()
+	o.Log = s.cfg.Log
+	l := &link{iface: i, server: s, log: s.cfg.Log.With("interface", i.Name), wake: make(chan struct{}, 1)}
+	var err error
+	if l.control, err = udp.ListenUnicast(i, s.cfg.Group.Port(), o); err != nil {
+		why := err
+		if l.control, err = udp.ListenUnicast(i, 0, o); err != nil {
+			return nil, err
+		}
+		l.log.Info("using another port for requests", "port", l.control.LocalAddr().Port(), "reason", why)
+	}
+	data := o
+	data.WriteBuffer = dataBuffer
+	if l.data, err = udp.ListenUnicast(i, 0, data); err != nil {
+		l.close()
+		return nil, err
+	}
+	if l.group, err = udp.ListenGroup(s.cfg.Group, []udp.Interface{i}, o); err != nil {
+		l.close()
+		return nil, err
+	}
+	// Where data goes to the discovery group itself, its own trains are the last thing a server must spend time on.
+	if err := l.group.Ignore(l.data.LocalAddr()); err != nil {
+		l.log.Debug("hearing our own data", "error", err)
+	}
+	return l, nil
+}
+
+// start gives the link its sender, once the server's id is known.
+func (l *link) start() {
+	overhead := 28
+	if l.iface.Addr.Is6() {
+		overhead = 48
+	}
+	var secret [32]byte
+	rand.Read(secret[:])
+	var epoch [4]byte
+	rand.Read(epoch[:])
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sender = mcast.NewSender(mcast.SenderConfig{
+		Server:     l.server.id,
+		Epoch:      uint32(epoch[0])<<24 | uint32(epoch[1])<<16 | uint32(epoch[2])<<8 | uint32(epoch[3]),
+		Secret:     secret,
+		Group:      l.server.cfg.Group,
+		MaxPayload: min(l.iface.MTU-overhead, maxPayload),
+		Rate:       l.server.cfg.Rate,
+		Coder:      l.server.coder,
+		Release:    l.server.loader.release,
+	})
+}
+
+// add offers an export on this link.
+func (l *link) add(e *export) {
+	d := e.image.Descriptor()
+	g := e.image.Geometry()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sender.Add(mcast.Export{
+		ID: e.image.ID(), Blocks: g.Total(), Length: g.Len,
+		Offer: wire.Offer{
+			Handle: e.handle, Algorithm: image.AlgorithmBLAKE3, BlockLog: uint8(bits.TrailingZeros(uint(d.BlockSize))),
+			Size: uint64(d.Size), Revision: d.Revision, Created: d.Created.Unix(), Root: d.Root, Name: d.Name,
+			Group: dataGroup(l.server.cfg.Group, e.image.ID()),
+		},
+	})
+	l.kick()
+}
+
+func (l *link) setState(handle uint16, state wire.ImageState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sender.SetState(handle, state)
+	l.kick()
+}
+
+func (l *link) stats() mcast.SenderStats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sender == nil {
+		return mcast.SenderStats{}
+	}
+	return l.sender.Stats()
+}
+
+// kick makes the pump look again.
+func (l *link) kick() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// hear takes in what arrives at one of the sockets until it is closed.
+func (l *link) hear(ctx context.Context, conn *udp.Conn) {
+	m := udp.NewMessage()
+	for {
+		if err := conn.Read(m); err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				l.log.Error("receive", "error", err)
+			}
+			return
+		}
+		now := time.Now()
+		l.mu.Lock()
+		for b := range m.Segments() {
+			l.sender.Input(now, m.From, b)
+		}
+		packets, loads := l.sender.Packets(), l.sender.Loads()
+		l.mu.Unlock()
+		l.send(packets)
+		l.server.loader.queue(ctx, l, loads)
+		l.kick()
+	}
+}
+
+// send sends control datagrams. One that finds no room is lost, as the network may lose any; its receiver asks again.
+func (l *link) send(packets []mcast.Packet) {
+	for _, p := range packets {
+		if err := l.control.Send(p.To, p.Data); err != nil && !errors.Is(err, net.ErrClosed) {
+			l.log.Debug("send", "to", p.To, "error", err)
+		}
+	}
+}
+
+// pump sends what the sender has to send, when it has, until ctx ends.
+func (l *link) pump(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var train udp.Segments
+	for ctx.Err() == nil {
+		now := time.Now()
+		l.mu.Lock()
+		l.sender.Tick(now)
+		burst := l.sender.NextBurst(now)
+		packets, loads := l.sender.Packets(), l.sender.Loads()
+		var next time.Time
+		if burst == nil {
+			next = l.sender.Next(now)
+		}
+		l.mu.Unlock()
+
+		l.send(packets)
+		l.server.loader.queue(ctx, l, loads)
+		if burst != nil {
+			train.Reset()
+			for i := range burst.Headers {
+				train.Add(burst.Headers[i], burst.Payloads[i])
+			}
+			if err := l.data.SendSegments(burst.To, &train); err != nil && ctx.Err() == nil {
+				l.log.Warn("send data", "to", burst.To, "error", err)
+			}
+			continue
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-ctx.Done():
+		case <-l.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// load reads a block for the sender.
+func (l *link) load(load mcast.Load) {
+	e := l.server.export(load.Handle)
+	buf := l.server.loader.buffer(e.image.Geometry().Len(load.Block))
+	n, err := e.image.ReadBlock(load.Block, buf)
+	if err != nil {
+		l.server.loader.release(buf)
+		buf = nil
+		if errors.Is(err, block.ErrCorrupt) {
+			l.server.withdraw(e, err)
+		} else {
+			l.log.Error("read block", "error", err)
+		}
+	}
+	l.mu.Lock()
+	l.sender.Loaded(load, buf[:n], err)
+	l.mu.Unlock()
+	l.kick()
+}
+
+// leave tells the group that the server stops.
+func (l *link) leave() {
+	l.mu.Lock()
+	l.sender.Leave()
+	packets := l.sender.Packets()
+	l.mu.Unlock()
+	l.send(packets)
+}
+
+func (l *link) close() {
+	for _, c := range []*udp.Conn{l.control, l.group, l.data} {
+		if c != nil {
+			c.Close()
+		}
+	}
+}
+
+// probe asks the group who is there, on the link's own sockets before it starts to serve, and returns what it heard.
+func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found, servers map[netip.AddrPort]uint16, err error) {
+	var nonce [8]byte
+	rand.Read(nonce[:])
+	f := mcast.NewFinder(time.Now(), l.server.cfg.Group, wire.Hello{Nonce: uint64(nonce[0])<<56 | uint64(nonce[7])<<8 | 1})
+	end := time.Now().Add(d)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, conn := range []*udp.Conn{l.control, l.group} {
+		if err := conn.SetReadDeadline(end); err != nil {
+			return nil, nil, fmt.Errorf("listen to the group: %w", err)
+		}
+		wg.Go(func() {
+			m := udp.NewMessage()
+			for conn.Read(m) == nil {
+				mu.Lock()
+				for b := range m.Segments() {
+					f.Input(time.Now(), m.From, b)
+				}
+				l.send(f.Packets())
+				mu.Unlock()
+			}
+		})
+	}
+	for now := time.Now(); now.Before(end) && ctx.Err() == nil; now = time.Now() {
+		mu.Lock()
+		f.Step(now)
+		l.send(f.Packets())
+		next := f.Next()
+		mu.Unlock()
+		if next.After(end) {
+			next = end
+		}
+		select {
+		case <-ctx.Done():
+			l.control.SetReadDeadline(time.Now())
+			l.group.SetReadDeadline(time.Now())
+		case <-time.After(time.Until(next)):
+		}
+	}
+	wg.Wait()
+	for _, conn := range []*udp.Conn{l.control, l.group} {
+		if err := conn.SetReadDeadline(time.Time{}); err != nil {
+			return nil, nil, fmt.Errorf("listen to the group: %w", err)
+		}
+	}
+	return f.Found(), f.Servers(), ctx.Err()
+}

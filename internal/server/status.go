@@ -1,0 +1,50 @@
+package server
+
+import (
+	"net/netip"
+
+	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// Status is what a server is doing.
+type Status struct {
+	ID     uint16
+	Group  netip.AddrPort
+	Images []ImageStatus
+	Links  []LinkStatus
+}
+
+// ImageStatus is an image that is or was offered.
+type ImageStatus struct {
+	Descriptor image.Descriptor
+	Path       string
+	Withdrawn  bool
+}
+
+// LinkStatus is the server on one interface.
+type LinkStatus struct {
+	Interface string
+	Addr      netip.AddrPort
+	Stats     mcast.SenderStats
+	Drops     uint64 // requests that the kernel dropped
+}
+
+// Status returns what the server is doing now. It may be called while Run runs.
+func (s *Server) Status() Status {
+	st := Status{ID: s.id, Group: s.cfg.Group}
+	s.mu.Lock()
+	for _, e := range s.exports {
+		st.Images = append(st.Images, ImageStatus{
+			Descriptor: e.image.Descriptor(), Path: e.image.Path(), Withdrawn: e.state == wire.ImageWithdrawn,
+		})
+	}
+	s.mu.Unlock()
+	for _, l := range s.links {
+		st.Links = append(st.Links, LinkStatus{
+			Interface: l.iface.Name, Addr: l.control.LocalAddr(), Stats: l.stats(), Drops: l.control.Drops() + l.group.Drops(),
+		})
+	}
+	return st
+}

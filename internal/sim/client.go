@@ -1,0 +1,122 @@
+package sim
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// Client is a Receiver with a cache that holds everything, and someone who reads.
+type Client struct {
+	*Node
+	Receiver *mcast.Receiver
+	Have     []bool // blocks that are here
+	Left     int    // of them that are not
+	Wrong    int    // blocks that came with wrong bytes, and were refused
+	Done     time.Time
+	// OnBlock, if set, is called with each block that becomes here.
+	OnBlock func(block uint32)
+
+	image  *Image
+	wakeAt time.Time
+}
+
+// NewClient starts a client of an image. It asks for nothing yet.
+func (w *World) NewClient(image *Image, window int, link Link) *Client {
+	c := &Client{image: image, Have: make([]bool, image.Total()), Left: int(image.Total())}
+	c.Node = w.NewNode(link, c.receive)
+	c.Receiver = mcast.NewReceiver(w.now, mcast.ReceiverConfig{
+		ID: image.ID, Blocks: image.Total(), Length: image.Len,
+		Keep:  func(block uint32) bool { return !c.Have[block] },
+		Group: Group, Window: window, Coder: image.coder,
+		Rand: rand.New(rand.NewPCG(w.Rand.Uint64(), 1)),
+	})
+	c.Join(Group)
+	w.After(0, c.pump)
+	return c
+}
+
+// Copy makes the client want the whole image, at the group's convenience.
+func (c *Client) Copy() {
+	for block := range c.image.Total() {
+		if !c.Have[block] {
+			c.Receiver.WantBulk(c.world.now, block)
+		}
+	}
+	c.pump()
+}
+
+// Read makes the client want a block now, and calls then when it is here.
+func (c *Client) Read(block uint32, class wire.Priority) {
+	if !c.Have[block] {
+		c.Receiver.Want(c.world.now, block, class)
+		c.pump()
+	}
+}
+
+// Evict makes the client lose a block, as a small cache would.
+func (c *Client) Evict(block uint32) {
+	if c.Have[block] {
+		c.Have[block] = false
+		c.Left++
+	}
+}
+
+func (c *Client) receive(from netip.AddrPort, data []byte) {
+	c.Receiver.Input(c.world.now, from, data)
+	c.pump()
+}
+
+func (c *Client) pump() {
+	now := c.world.now
+	c.Receiver.Step(now)
+	for _, b := range c.Receiver.Blocks() {
+		if !bytes.Equal(b.Data, c.image.Block(b.Index)) {
+			c.Wrong++
+			c.Receiver.Refuse(now, b.Index, wire.Demand)
+			continue
+		}
+		if !c.Have[b.Index] {
+			c.Have[b.Index] = true
+			c.Left--
+			if c.Left == 0 {
+				c.Done = now
+			}
+		}
+		c.Receiver.Recycle(b.Data)
+		if c.OnBlock != nil {
+			c.OnBlock(b.Index)
+		}
+	}
+	for _, g := range c.Receiver.Groups() {
+		c.Join(g)
+	}
+	for _, p := range c.Receiver.Packets() {
+		c.Send(p.To, p.Data)
+	}
+	c.wake(c.Receiver.Next(now))
+}
+
+func (c *Client) wake(at time.Time) {
+	if c.wakeAt.After(c.world.now) && !at.Before(c.wakeAt) {
+		return
+	}
+	c.wakeAt = at
+	c.world.At(at, func() {
+		if c.wakeAt.Equal(at) {
+			c.wakeAt = time.Time{}
+			c.pump()
+		}
+	})
+}
+
+// String tells where the client stands, for a test that failed.
+func (c *Client) String() string {
+	return fmt.Sprintf("client %v: %d blocks left, %d waiting, %d wrong, %+v",
+		c.Addr.Addr(), c.Left, c.Receiver.Waiting(), c.Wrong, c.Receiver.Stats())
+}

@@ -1,0 +1,167 @@
+package sim
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Link is how a node is attached to the network: by a port of a switch. The zero Link is perfect and takes no time.
+type Link struct {
+	Rate      float64       // bits a second out of the node, 0 for no limit
+	In        float64       // bits a second into the node, 0 for no limit
+	Queue     int           // bytes that the switch's port keeps waiting for In; what does not fit is lost
+	Delay     time.Duration // one way
+	Jitter    time.Duration // more delay, at random up to this: datagrams overtake each other
+	Loss      float64       // of what would arrive here
+	Duplicate float64       // of what arrives here arrives twice
+	Down      bool          // nothing leaves or arrives
+	Deaf      bool          // no group's datagrams arrive
+	Mute      bool          // nothing that leaves for a group arrives anywhere
+}
+
+// frame is what Ethernet and IPv4 add to a datagram, in bytes.
+const frame = 42
+
+// Node is an address on the network.
+type Node struct {
+	Addr netip.AddrPort
+	Link Link
+
+	SentBytes    uint64 // on the wire
+	SentPackets  uint64
+	HeardPackets uint64
+	Dropped      uint64 // by the switch's port, for want of room in its queue
+
+	world  *World
+	groups []netip.AddrPort // joined
+	busy   time.Time        // until when the port is sending
+	inBusy time.Time        // until when the switch's port is sending to us
+	input  func(from netip.AddrPort, data []byte)
+}
+
+// NewNode attaches a node. What arrives at it goes to input, which must not keep the bytes.
+func (w *World) NewNode(link Link, input func(from netip.AddrPort, data []byte)) *Node {
+	w.hosts++
+	n := w.hosts
+	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 10810)
+	node := &Node{Addr: addr, Link: link, world: w, input: input}
+	w.nodes[addr] = node
+	return node
+}
+
+// Join subscribes the node to a group.
+func (n *Node) Join(group netip.AddrPort) {
+	if !slices.Contains(n.groups, group) {
+		n.groups = append(n.groups, group)
+		n.world.groups[group] = append(n.world.groups[group], n)
+	}
+}
+
+// Leave ends all its subscriptions.
+func (n *Node) Leave() {
+	for _, group := range n.groups {
+		n.world.groups[group] = slices.DeleteFunc(slices.Clone(n.world.groups[group]), func(m *Node) bool { return m == n })
+	}
+	n.groups = nil
+}
+
+// Backlog is how long the port will still be busy with what was sent.
+func (n *Node) Backlog() time.Duration { return max(n.busy.Sub(n.world.now), 0) }
+
+// Send puts a datagram on the wire, to a node or a group. The world keeps the bytes.
+func (n *Node) Send(to netip.AddrPort, data []byte) { n.SendAs(n.Addr, to, data) }
+
+// SendAs is Send with another's address as the source, as a hostile node would.
+func (n *Node) SendAs(from, to netip.AddrPort, data []byte) {
+	if n.Link.Down {
+		return
+	}
+	size := len(data) + frame
+	n.SentBytes += uint64(size)
+	n.SentPackets++
+	left := n.world.now
+	if n.Link.Rate > 0 {
+		left = after(&n.busy, left, size, n.Link.Rate)
+	}
+	members := n.world.groups[to]
+	if m := n.world.nodes[to]; m != nil {
+		members = []*Node{m}
+	}
+	// Nodes that it reaches at the same time share an event: with a thousand alike that is most of the work.
+	var at time.Time
+	var together []*Node
+	for _, m := range members {
+		if m == n || to.Addr().IsMulticast() && (n.Link.Mute || m.Link.Deaf) {
+			continue
+		}
+		for range m.copies() {
+			t, ok := m.arrival(left.Add(n.Link.Delay+n.jitter()), size)
+			if !ok {
+				continue
+			}
+			if len(together) > 0 && !t.Equal(at) {
+				n.world.deliver(at, together, from, data)
+				together = nil
+			}
+			if together == nil {
+				together = make([]*Node, 0, len(members))
+			}
+			at, together = t, append(together, m)
+		}
+	}
+	if len(together) > 0 {
+		n.world.deliver(at, together, from, data)
+	}
+}
+
+// after is when size more bytes have passed a port that is busy until then already.
+func after(busy *time.Time, now time.Time, size int, rate float64) time.Time {
+	if busy.After(now) {
+		now = *busy
+	}
+	*busy = now.Add(time.Duration(float64(size) * 8 / rate * float64(time.Second)))
+	return *busy
+}
+
+// copies is how many of a datagram reach the node's port.
+func (n *Node) copies() int {
+	rng := n.world.Rand
+	switch {
+	case n.Link.Loss > 0 && rng.Float64() < n.Link.Loss:
+		return 0
+	case n.Link.Duplicate > 0 && rng.Float64() < n.Link.Duplicate:
+		return 2
+	}
+	return 1
+}
+
+func (n *Node) jitter() time.Duration {
+	if n.Link.Jitter <= 0 {
+		return 0
+	}
+	return time.Duration(n.world.Rand.Int64N(int64(n.Link.Jitter)))
+}
+
+// arrival is when a datagram that is at the switch's port at a time arrives at the node, or false if the port has no room for it.
+func (n *Node) arrival(at time.Time, size int) (time.Time, bool) {
+	if n.Link.In > 0 {
+		if waiting := n.inBusy.Sub(at).Seconds() * n.Link.In / 8; waiting > 0 && int(waiting)+size > n.Link.Queue {
+			n.Dropped++
+			return time.Time{}, false
+		}
+		at = after(&n.inBusy, at, size, n.Link.In)
+	}
+	return at.Add(n.Link.Delay + n.jitter()), true
+}
+
+func (w *World) deliver(at time.Time, to []*Node, from netip.AddrPort, data []byte) {
+	w.At(at, func() {
+		for _, n := range to {
+			if !n.Link.Down {
+				n.HeardPackets++
+				n.input(from, data)
+			}
+		}
+	})
+}

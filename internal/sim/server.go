@@ -1,0 +1,159 @@
+package sim
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// Group is the discovery group of simulated networks.
+var Group = netip.MustParseAddrPort("239.0.0.1:10810")
+
+// portQueue is how much a server lets wait in its port before it pauses, as a socket's send buffer makes it.
+const portQueue = time.Millisecond
+
+// Server is a Sender with a disk and a port.
+type Server struct {
+	*Node
+	Sender *mcast.Sender
+	// LoadTime is how long the disk takes for a block.
+	LoadTime time.Duration
+	// LoadErr, if set, is the error that reading a block gives.
+	LoadErr func(block uint32) error
+
+	image   *Image
+	stopped bool
+	held    [][]byte     // datagrams that arrived while stopped
+	read    []mcast.Load // blocks that the disk brought while stopped
+	from    []netip.AddrPort
+	wakeAt  time.Time
+}
+
+// NewServer starts a server of an image. Its epoch follows from the world's seed.
+func (w *World) NewServer(id uint16, image *Image, rate uint64, link Link) *Server {
+	s := &Server{image: image, LoadTime: 100 * time.Microsecond}
+	s.Node = w.NewNode(link, s.receive)
+	s.Start(id, rate)
+	s.Join(Group)
+	return s
+}
+
+// Start gives the server a new life: a new epoch, and no memory of the one before.
+func (s *Server) Start(id uint16, rate uint64) {
+	s.Link.Down, s.stopped = false, false
+	s.held, s.from, s.read = nil, nil, nil
+	s.Sender = mcast.NewSender(mcast.SenderConfig{
+		Server: id, Epoch: s.world.Rand.Uint32(), Secret: [32]byte{byte(id)}, Group: Group,
+		MaxPayload: 1472, Rate: rate, Coder: s.image.coder,
+	})
+	s.Sender.Add(s.image.export())
+	s.world.After(0, s.pump)
+}
+
+// Kill takes the server off the network with all it knows.
+func (s *Server) Kill() { s.Link.Down, s.stopped = true, true }
+
+// Stop freezes the server, as SIGSTOP does: it hears and says nothing, and its socket's buffer fills.
+func (s *Server) Stop() { s.stopped = true }
+
+// Continue thaws a stopped server.
+func (s *Server) Continue() {
+	s.stopped = false
+	for _, l := range s.read {
+		s.loaded(l)
+	}
+	for i, b := range s.held {
+		s.Sender.Input(s.world.now, s.from[i], b)
+	}
+	s.held, s.from, s.read = nil, nil, nil
+	s.pump()
+}
+
+// loaded hands the machine a block that it asked for.
+func (s *Server) loaded(l mcast.Load) {
+	if s.LoadErr != nil {
+		if err := s.LoadErr(l.Block); err != nil {
+			s.Sender.Loaded(l, nil, err)
+			return
+		}
+	}
+	s.Sender.Loaded(l, s.image.Block(l.Block), nil)
+}
+
+// Withdraw says that the image's bytes are not what they should be, or are again.
+func (s *Server) Withdraw(withdrawn bool) {
+	state := wire.ImageServed
+	if withdrawn {
+		state = wire.ImageWithdrawn
+	}
+	s.Sender.SetState(1, state)
+	s.pump()
+}
+
+func (s *Server) receive(from netip.AddrPort, data []byte) {
+	if s.stopped {
+		if len(s.held) < 1000 {
+			s.held, s.from = append(s.held, data), append(s.from, from)
+		}
+		return
+	}
+	s.Sender.Input(s.world.now, from, data)
+	s.pump()
+}
+
+// pump lets the machine do what it can and sets when to look again.
+func (s *Server) pump() {
+	if s.stopped {
+		return
+	}
+	now := s.world.now
+	sender := s.Sender
+	sender.Tick(now)
+	next := time.Time{}
+	for {
+		if s.Backlog() > portQueue {
+			next = s.busy.Add(-portQueue / 2)
+			break
+		}
+		b := sender.NextBurst(now)
+		if b == nil {
+			next = sender.Next(now)
+			break
+		}
+		for i := range b.Headers {
+			s.Send(b.To, append(append(make([]byte, 0, len(b.Headers[i])+len(b.Payloads[i])), b.Headers[i]...), b.Payloads[i]...))
+		}
+	}
+	for _, l := range sender.Loads() {
+		s.world.After(s.LoadTime, func() {
+			switch {
+			case s.Sender != sender: // of an earlier life
+			case s.stopped:
+				s.read = append(s.read, l)
+			default:
+				s.loaded(l)
+				s.pump()
+			}
+		})
+	}
+	for _, p := range sender.Packets() {
+		s.Send(p.To, p.Data)
+	}
+	s.wake(next)
+}
+
+// wake sets the next pump, unless one is set for sooner.
+func (s *Server) wake(at time.Time) {
+	if s.wakeAt.After(s.world.now) && !at.Before(s.wakeAt) {
+		return
+	}
+	s.wakeAt = at
+	s.world.At(at, func() {
+		if s.wakeAt.Equal(at) {
+			s.wakeAt = time.Time{}
+			s.pump()
+		}
+	})
+}

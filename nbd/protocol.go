@@ -1,0 +1,96 @@
+package nbd
+
+// The numbers of the NBD protocol, from doc/proto.md of the NetworkBlockDevice/nbd repository. All integers on the wire
+// are big-endian. Section names in quotes are that document's.
+
+// Magic numbers.
+const (
+	magicServer     = 0x4e42444d41474943 // "NBDMAGIC", the server's first 8 bytes
+	magicOption     = 0x49484156454f5054 // "IHAVEOPT", follows it, and begins every option
+	magicOptReply   = 0x0003e889045565a9
+	magicRequest    = 0x25609513
+	magicSimple     = 0x67446698
+	magicStructured = 0x668e33ef
+)
+
+// Flags of the handshake, "Handshake flags" and "Client flags"; the server's and the client's have the same bits.
+const (
+	flagFixedNewstyle = 1 << 0
+	flagNoZeroes      = 1 << 1
+)
+
+// Flags of an export, "Transmission flags".
+const (
+	exportHasFlags  = 1 << 0
+	exportReadOnly  = 1 << 1
+	exportFlush     = 1 << 2
+	exportDF        = 1 << 7
+	exportMultiConn = 1 << 8
+)
+
+// Options, "Option types".
+const (
+	optExportName      = 1
+	optAbort           = 2
+	optList            = 3
+	optInfo            = 6
+	optGo              = 7
+	optStructuredReply = 8
+	optListMetaContext = 9
+	optSetMetaContext  = 10
+)
+
+// Replies to options, "Option reply types". Those with bit 31 set are errors, whose data is a text for people.
+const (
+	repAck    = 1
+	repServer = 2
+	repInfo   = 3
+
+	repError      = 1 << 31
+	repErrUnsup   = repError | 1
+	repErrInvalid = repError | 3
+	repErrUnknown = repError | 6
+	repErrTooBig  = repError | 9
+)
+
+// Kinds of information in a repInfo.
+const (
+	infoExport      = 0
+	infoName        = 1
+	infoDescription = 2
+	infoBlockSize   = 3
+)
+
+// Requests, "Request types", and the one flag of requests that a read-only server honours, "Command flags".
+const (
+	cmdRead        = 0
+	cmdWrite       = 1
+	cmdDisconnect  = 2
+	cmdFlush       = 3
+	cmdTrim        = 4
+	cmdWriteZeroes = 6
+
+	cmdFlagDF = 1 << 2
+)
+
+// Structured replies, "Structured reply flags" and "Structured reply types".
+const (
+	replyFlagDone = 1 << 0
+
+	replyNone       = 0
+	replyOffsetData = 1
+	replyError      = 1<<15 | 1
+)
+
+// Lengths in bytes.
+const (
+	lenOptionHeader  = 16
+	lenRequestHeader = 28
+	lenZeroes        = 124 // of reserved padding after an EXPORT_NAME, unless flagNoZeroes was agreed
+
+	// maxString is the longest name, description or error text, "Conventions".
+	maxString = 4096
+	// maxPayload is the most that one read may ask for. It is the size that the specification tells clients to stay within
+	// when nothing was agreed, so a client that asked for no limits does not meet a smaller one.
+	maxPayload = 32 << 20
+)

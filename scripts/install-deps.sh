@@ -1,0 +1,41 @@
+#!/bin/sh
+# install-deps.sh PURPOSE: installs the Debian packages that a purpose needs and this machine lacks.
+#
+# The one list of them. Nothing is asked of apt when nothing is missing. Without root, or where there is no apt, it says what is
+# missing and succeeds: what needs it then skips and says why, or fails when DNBD_REQUIRE=1.
+set -eu
+
+# Certificates let go fetch modules.
+build="ca-certificates"
+# What namespaces, their shaping and their faults take: package e2e/lab.
+lab="$build iproute2 util-linux nftables ethtool"
+# Foreign programs that tests compare with: they read our NBD, make file systems, look into them.
+foreign="libnbd-bin python3-libnbd qemu-utils nbd-client fio erofs-utils squashfs-tools e2fsprogs fuse3 mount diffutils"
+
+case "${1-}" in
+build) want="$build" ;;
+run)   want="$lab squashfs-tools" ;;
+test)  want="$lab $foreign gcc libc6-dev" ;; # the race detector needs a C compiler
+bench) want="$lab libnbd-bin nbdkit qemu-utils fio udpcast erofs-utils" ;;
+*)     echo "usage: $0 build|run|test|bench" >&2; exit 2 ;;
+esac
+
+command -v dpkg-query >/dev/null || {
+	echo "install-deps: not a Debian system; what is needed is known there as: $want" >&2
+	exit 0
+}
+missing=
+for p in $want; do
+	[ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing="$missing $p"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+	echo "install-deps: not root, so these stay missing:$missing" >&2
+	exit 0
+fi
+echo "install-deps: installing$missing" >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get -q update >&2
+# shellcheck disable=SC2086 # a list of words
+apt-get -q install -y --no-install-recommends $missing >&2
