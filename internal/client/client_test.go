@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -14,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/block/blocktest"
@@ -314,6 +317,36 @@ func TestAnAddedCacheTakesOverWhatIsHere(t *testing.T) {
 	clear(buf)
 	if err := d.ReadAt(t.Context(), buf, 0); err != nil || !bytes.Equal(buf, data) {
 		t.Fatalf("read without a server after a restart: %v", err)
+	}
+}
+
+// The page that says which blocks are zero may come between a read's look into the tree and its wait.
+func TestReadsMeetPagesThatArrive(t *testing.T) {
+	data := content()
+	n := loopback(t)
+	m := makeImage(t, data, 4<<10)
+	serve(t, n, m)
+	const piece = 64 << 10
+	for range 20 {
+		c := open(t, Config{Network: n, Descriptor: m.Descriptor(), IOTimeout: time.Minute})
+		var readers errgroup.Group
+		for off := 0; off < len(data); off += piece {
+			readers.Go(func() error {
+				want := data[off:min(off+piece, len(data))]
+				buf := make([]byte, len(want))
+				if err := c.ReadAt(t.Context(), buf, int64(off)); err != nil {
+					return err
+				}
+				if !bytes.Equal(buf, want) {
+					return fmt.Errorf("other bytes at %d", off)
+				}
+				return nil
+			})
+		}
+		if err := readers.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
 	}
 }
 

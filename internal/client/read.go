@@ -99,8 +99,11 @@ func (c *Client) read(ctx context.Context, p []byte, off int64) error {
 	}
 }
 
-// has says whether a block is in the cache.
+// has says whether a block need not be waited for: it is in the cache, or known to be zero.
 func (c *Client) has(b uint32) bool {
+	if zero, _ := c.tree.IsZero(b); zero {
+		return true
+	}
 	hash, known := c.tree.Hash(b)
 	return known && c.cache.Load().Has(hash)
 }
@@ -142,8 +145,7 @@ func (c *Client) wait(now time.Time, b uint32, r *reader) {
 func (c *Client) wantAhead(now time.Time, from, to int64) {
 	size := int64(c.geometry.BlockSize())
 	for b := from / size; b*size < to; b++ {
-		hash, known := c.tree.Hash(uint32(b))
-		if !known {
+		if _, known := c.tree.Hash(uint32(b)); !known {
 			if page, _, ok := c.geometry.Parent(uint32(b)); ok {
 				if len(c.readers[page]) == 0 {
 					c.wait(now, page, &reader{done: make(chan struct{})})
@@ -151,10 +153,9 @@ func (c *Client) wantAhead(now time.Time, from, to int64) {
 			}
 			continue
 		}
-		if zero, _ := c.tree.IsZero(uint32(b)); zero || c.cache.Load().Has(hash) {
-			continue
+		if !c.has(uint32(b)) {
+			c.want(now, uint32(b), wire.ReadAhead)
 		}
-		c.want(now, uint32(b), wire.ReadAhead)
 	}
 }
 
