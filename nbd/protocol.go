@@ -11,6 +11,9 @@ const (
 	magicRequest    = 0x25609513
 	magicSimple     = 0x67446698
 	magicStructured = 0x668e33ef
+
+	magicExtendedRequest = 0x21e41c71
+	magicExtendedReply   = 0x6e8a278c
 )
 
 // Flags of the handshake, "Handshake flags" and "Client flags"; the server's and the client's have the same bits.
@@ -21,11 +24,19 @@ const (
 
 // Flags of an export, "Transmission flags".
 const (
-	exportHasFlags  = 1 << 0
-	exportReadOnly  = 1 << 1
-	exportFlush     = 1 << 2
-	exportDF        = 1 << 7
-	exportMultiConn = 1 << 8
+	exportHasFlags           = 1 << 0
+	exportReadOnly           = 1 << 1
+	exportFlush              = 1 << 2
+	exportFUA                = 1 << 3
+	exportRotational         = 1 << 4
+	exportTrim               = 1 << 5
+	exportWriteZeroes        = 1 << 6
+	exportDF                 = 1 << 7
+	exportMultiConn          = 1 << 8
+	exportResize             = 1 << 9
+	exportCache              = 1 << 10
+	exportFastZero           = 1 << 11
+	exportBlockStatusPayload = 1 << 12
 )
 
 // Options, "Option types".
@@ -33,24 +44,33 @@ const (
 	optExportName      = 1
 	optAbort           = 2
 	optList            = 3
+	optStartTLS        = 5
 	optInfo            = 6
 	optGo              = 7
 	optStructuredReply = 8
 	optListMetaContext = 9
 	optSetMetaContext  = 10
+	optExtendedHeaders = 11
 )
 
 // Replies to options, "Option reply types". Those with bit 31 set are errors, whose data is a text for people.
 const (
-	repAck    = 1
-	repServer = 2
-	repInfo   = 3
+	repAck         = 1
+	repServer      = 2
+	repInfo        = 3
+	repMetaContext = 4
 
-	repError      = 1 << 31
-	repErrUnsup   = repError | 1
-	repErrInvalid = repError | 3
-	repErrUnknown = repError | 6
-	repErrTooBig  = repError | 9
+	repError             = 1 << 31
+	repErrUnsup          = repError | 1
+	repErrPolicy         = repError | 2
+	repErrInvalid        = repError | 3
+	repErrPlatform       = repError | 4
+	repErrTLSReqd        = repError | 5
+	repErrUnknown        = repError | 6
+	repErrShutdown       = repError | 7
+	repErrBlockSizeReqd  = repError | 8
+	repErrTooBig         = repError | 9
+	repErrExtHeadersReqd = repError | 10
 )
 
 // Kinds of information in a repInfo.
@@ -61,25 +81,47 @@ const (
 	infoBlockSize   = 3
 )
 
-// Requests, "Request types", and the one flag of requests that a read-only server honours, "Command flags".
+// Requests, "Request types".
 const (
 	cmdRead        = 0
 	cmdWrite       = 1
 	cmdDisconnect  = 2
 	cmdFlush       = 3
 	cmdTrim        = 4
+	cmdCache       = 5
 	cmdWriteZeroes = 6
+	cmdBlockStatus = 7
+	cmdResize      = 8
+)
 
-	cmdFlagDF = 1 << 2
+// Flags of requests, "Command flags".
+const (
+	cmdFlagFUA        = 1 << 0
+	cmdFlagNoHole     = 1 << 1
+	cmdFlagDF         = 1 << 2
+	cmdFlagReqOne     = 1 << 3
+	cmdFlagFastZero   = 1 << 4
+	cmdFlagPayloadLen = 1 << 5
 )
 
 // Structured replies, "Structured reply flags" and "Structured reply types".
 const (
 	replyFlagDone = 1 << 0
 
-	replyNone       = 0
-	replyOffsetData = 1
-	replyError      = 1<<15 | 1
+	replyNone           = 0
+	replyOffsetData     = 1
+	replyOffsetHole     = 2
+	replyBlockStatus    = 5
+	replyBlockStatusExt = 6
+	replyError          = 1<<15 | 1
+	replyErrorOffset    = 1<<15 | 2
+)
+
+// The context that every server of sparse images knows, and what it says of an extent, "Metadata contexts".
+const (
+	contextAllocation = "base:allocation"
+	stateHole         = 1 << 0
+	stateZero         = 1 << 1
 )
 
 // Lengths in bytes.
