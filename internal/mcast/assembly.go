@@ -20,9 +20,10 @@ type assembly struct {
 // add takes symbol index in. It says whether that was news; a symbol that cannot be of this layout is not.
 func (a *assembly) add(index int, payload []byte) bool {
 	l := a.layout
-	if index >= l.symbols() || len(payload) != l.sizeOf(index) || a.got.has(index) {
+	if index >= l.symbols() || a.got.has(index) || len(payload) != l.sizeOf(index) && len(payload) != l.size {
 		return false
 	}
+	payload = payload[:l.sizeOf(index)] // the short symbol at the end of a block may be padded
 	a.got.set(index)
 	a.have[index%l.gens]++
 	if index < l.k {

@@ -21,6 +21,7 @@ type Burst struct {
 	Headers  [][]byte // wire.DataHeaderSize each
 	Payloads [][]byte // of the same symbols
 	headers  []byte
+	padded   []byte // short symbols in the middle of the train
 }
 
 // Bytes is the train's size on the wire, frames included.
@@ -33,11 +34,14 @@ func (b *Burst) Bytes() int {
 }
 
 // NextBurst returns what is to be sent now, or nil when the rate or the lack of work forbids: Next then says when to ask again.
+//
+// A train goes over the ends of blocks, since its length makes it cheap: a block of 64 KiB alone is a long train and a stub. The short
+// symbol at a block's end is padded for that, if others follow it.
 func (s *Sender) NextBurst(now time.Time) *Burst {
-	if s.released != nil {
-		s.release(s.released)
-		s.released = nil
+	for _, data := range s.released {
+		s.release(data)
 	}
+	s.released = s.released[:0]
 	// A stream that ran dry says so even while others keep the sender busy.
 	if tail := s.nextTail(now); tail != nil {
 		return tail
@@ -52,45 +56,57 @@ func (s *Sender) NextBurst(now time.Time) *Burst {
 	if s.sending == nil {
 		s.begin()
 	}
-	j, e := s.sending, s.sending.export
+	e := s.sending.export
 	e.pacedFrom(s.pace)
 	b := &s.burst
 	b.To = e.Offer.Group
-	b.Headers, b.Payloads, b.headers = b.Headers[:0], b.Payloads[:0], slices.Grow(b.headers[:0], burstSymbols*wire.DataHeaderSize)
-	l := e.layout(j.key.block)
-	backlog := uint16(min(s.backlog(wire.Bulk), 1<<16-1))
-	budget := min(s.pace.burst(), burstBytes)
-	for size := 0; j.next < len(j.symbols) && len(b.Headers) < burstSymbols; j.next++ {
-		index := j.symbols[j.next]
-		payload := j.payload(l)
-		size += wire.DataHeaderSize + len(payload)
-		if size > budget && len(b.Headers) > 0 {
+	b.Headers, b.Payloads = b.Headers[:0], b.Payloads[:0]
+	b.headers, b.padded = slices.Grow(b.headers[:0], burstSymbols*wire.DataHeaderSize), slices.Grow(b.padded[:0], burstBytes)
+	symbol := e.layout(s.sending.key.block).size
+	room := max(min(s.pace.burst(), burstBytes)/(wire.DataHeaderSize+symbol), 1)
+	for room = min(room, burstSymbols); ; s.begin() {
+		if s.sending.export != e || e.layout(s.sending.key.block).size != symbol {
 			break
 		}
-		e.seq++
-		d := wire.Data{
-			Server: s.cfg.Server, Handle: j.key.handle, Epoch: s.cfg.Epoch, Seq: e.seq, Backlog: backlog,
-			Block: j.key.block, Index: uint16(index), K: uint16(l.k), Left: uint8(min(len(j.symbols)-j.next-1, 255)), Class: j.class,
+		s.add(b, room, symbol)
+		if s.sending.symbolsLeft() > 0 {
+			e.tailAt = time.Time{}
+			break
 		}
-		b.headers = d.AppendHeader(b.headers)
-		b.Headers = append(b.Headers, b.headers[len(b.headers)-wire.DataHeaderSize:])
-		b.Payloads = append(b.Payloads, payload)
-		e.queued[j.class]--
-		if len(payload) < l.size {
-			j.next++
-			break // only the last datagram of a train may be shorter
+		s.finish(now)
+		if len(b.Headers) == room || !s.hasReady() {
+			break
 		}
 	}
 	s.stats.Symbols += uint64(len(b.Headers))
 	n := b.Bytes()
 	s.stats.Bytes += uint64(n)
 	s.pace.spend(now, n)
-	if j.next == len(j.symbols) {
-		s.finish(now)
-	} else {
-		e.tailAt = time.Time{}
-	}
 	return b
+}
+
+// add lengthens the train with symbols of the block that is being sent, up to room symbols.
+func (s *Sender) add(b *Burst, room, symbol int) {
+	j, e := s.sending, s.sending.export
+	l := e.layout(j.key.block)
+	backlog := uint16(min(s.backlog(wire.Bulk), 1<<16-1))
+	for ; j.next < len(j.symbols) && len(b.Headers) < room; j.next++ {
+		if last := len(b.Payloads) - 1; last >= 0 && len(b.Payloads[last]) < symbol {
+			from := len(b.padded)
+			b.padded = append(b.padded, b.Payloads[last]...)
+			b.padded = append(b.padded, make([]byte, symbol-len(b.Payloads[last]))...)
+			b.Payloads[last] = b.padded[from:]
+		}
+		e.seq++
+		d := wire.Data{
+			Server: s.cfg.Server, Handle: j.key.handle, Epoch: s.cfg.Epoch, Seq: e.seq, Backlog: backlog,
+			Block: j.key.block, Index: uint16(j.symbols[j.next]), K: uint16(l.k), Left: uint8(min(len(j.symbols)-j.next-1, 255)), Class: j.class,
+		}
+		b.headers = d.AppendHeader(b.headers)
+		b.Headers = append(b.Headers, b.headers[len(b.headers)-wire.DataHeaderSize:])
+		b.Payloads = append(b.Payloads, j.payload(l))
+		e.queued[j.class]--
+	}
 }
 
 // payload is the symbol that j sends next.
@@ -176,7 +192,7 @@ func (s *Sender) finish(now time.Time) {
 	s.sending = nil
 	s.unload(j)
 	delete(e.wanted, j.key.block)
-	s.released = j.data
+	s.released = append(s.released, j.data)
 	if len(e.wanted) == 0 {
 		e.idleSince = now
 		e.tailPause = 0

@@ -127,7 +127,7 @@ type Sender struct {
 
 	packets  []Packet
 	loads    []Load
-	released []byte
+	released [][]byte
 	burst    Burst
 	want     wire.Want
 	stats    SenderStats
