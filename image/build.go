@@ -5,21 +5,23 @@ import (
 	"io"
 )
 
-// Build hashes size bytes of r in blocks of blockSize and returns their tree, complete. It reads with as many workers as
-// GOMAXPROCS. Progress, if not nil, is called with the number of bytes that are done, never less than before, from one
+// Build hashes size bytes of r in blocks of blockSize and returns their tree, complete, and the checksums of the data blocks. It
+// reads with as many workers as GOMAXPROCS. Progress, if not nil, is called with the number of bytes that are done, never less than before, from one
 // goroutine at a time. When r ends early the error wraps io.ErrUnexpectedEOF.
-func Build(ctx context.Context, r io.ReaderAt, size int64, blockSize int, progress func(done int64)) (*Tree, error) {
+func Build(ctx context.Context, r io.ReaderAt, size int64, blockSize int, progress func(done int64)) (*Tree, Checksums, error) {
 	g, err := NewGeometry(size, blockSize)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// The hashes of one level after another: what is below them, hashed.
 	level := make([]byte, int64(g.Data())*HashSize)
-	err = hashBlocks(ctx, r, g, progress, func(block uint32, h Hash) {
+	sums := make(Checksums, g.Data())
+	err = hashBlocks(ctx, r, g, progress, func(block uint32, h Hash, checksum uint64) {
 		copy(level[int64(block)*HashSize:], h[:])
+		sums[block] = checksum
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	pages := make([][]byte, 0, g.Total()-g.Data())
 	for {
@@ -30,7 +32,8 @@ func Build(ctx context.Context, r io.ReaderAt, size int64, blockSize int, progre
 			pages, above, rest = append(pages, rest[:n]), append(above, h[:]...), rest[n:]
 		}
 		if len(above) == HashSize {
-			return treeOf(g, Hash(above), pages)
+			t, err := treeOf(g, Hash(above), pages)
+			return t, sums, err
 		}
 		level = above
 	}

@@ -69,7 +69,7 @@ func TestMappedAndReadFilesHaveTheSameTree(t *testing.T) {
 	}
 	defer f.Close()
 	for _, blockSize := range []int{MinBlockSize, DefaultBlockSize, MaxBlockSize} {
-		mapped, err := Build(t.Context(), f, int64(len(data)), blockSize, nil)
+		mapped, _, err := Build(t.Context(), f, int64(len(data)), blockSize, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestProgressNeverGoesBackAndEndsAtTheSize(t *testing.T) {
 	const size = 40<<20 + 5
 	var last int64
 	var inside atomic.Int32
-	_, err := Build(t.Context(), bytes.NewReader(make([]byte, size)), size, DefaultBlockSize, func(done int64) {
+	_, _, err := Build(t.Context(), bytes.NewReader(make([]byte, size)), size, DefaultBlockSize, func(done int64) {
 		if inside.Add(1) != 1 {
 			t.Error("progress is called by two goroutines at once")
 		}
@@ -101,14 +101,14 @@ func TestProgressNeverGoesBackAndEndsAtTheSize(t *testing.T) {
 func TestBuildEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	const size = 100 << 20
-	_, err := Build(ctx, bytes.NewReader(make([]byte, size)), size, DefaultBlockSize, func(int64) { cancel() })
+	_, _, err := Build(ctx, bytes.NewReader(make([]byte, size)), size, DefaultBlockSize, func(int64) { cancel() })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Build = %v, want context.Canceled", err)
 	}
 }
 
 func TestBuildOfAReaderThatEndsEarlyFails(t *testing.T) {
-	if _, err := Build(t.Context(), bytes.NewReader(make([]byte, 99_999)), 100_000, 4096, nil); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, _, err := Build(t.Context(), bytes.NewReader(make([]byte, 99_999)), 100_000, 4096, nil); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("Build = %v, want io.ErrUnexpectedEOF", err)
 	}
 }
@@ -124,7 +124,7 @@ func TestBuildOfAFileThatIsCutWhileItIsMappedFails(t *testing.T) {
 	if err := f.Truncate(size); err != nil {
 		t.Fatal(err)
 	}
-	_, err = Build(t.Context(), f, size, DefaultBlockSize, func(int64) {
+	_, _, err = Build(t.Context(), f, size, DefaultBlockSize, func(int64) {
 		if err := f.Truncate(1 << 20); err != nil {
 			t.Error(err)
 		}
@@ -152,7 +152,7 @@ func TestAFaultInTheHashIsAnError(t *testing.T) {
 	if err := f.Truncate(1<<19 + 40960); err != nil {
 		t.Fatal(err)
 	}
-	h := newHasher(f, mustGeometry(t, 1<<20, DefaultBlockSize), func(uint32, Hash) {}, nil)
+	h := newHasher(f, mustGeometry(t, 1<<20, DefaultBlockSize), func(uint32, Hash, uint64) {}, nil)
 	if !h.mapped(p[:1<<19], 0) {
 		t.Error("the pages that are there could not be hashed")
 	}
@@ -197,7 +197,7 @@ func BenchmarkBuild(b *testing.B) {
 	b.SetBytes(size)
 	start := cpuSeconds(b)
 	for b.Loop() {
-		if _, err := Build(b.Context(), f, size, DefaultBlockSize, nil); err != nil {
+		if _, _, err := Build(b.Context(), f, size, DefaultBlockSize, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -54,7 +54,7 @@ func OpenOrCreate(ctx context.Context, path string, o CreateOptions) (*Image, er
 	if d.Name == prev.Descriptor.Name && d.Revision == prev.Descriptor.Revision {
 		return newImage(path, src, prev), nil
 	}
-	return keep(newImage(path, src, &Sidecar{Descriptor: d, ModTime: prev.ModTime, Tree: prev.Tree}))
+	return keep(newImage(path, src, &Sidecar{Descriptor: d, ModTime: prev.ModTime, Tree: prev.Tree, Checksums: prev.Checksums}))
 }
 
 // openBoth opens the file at path and reads its sidecar; that is nil where there is none that can be used and nothing is
@@ -98,7 +98,7 @@ func hash(ctx context.Context, path string, src *source, prev *Sidecar, o Create
 	if o.Progress != nil {
 		progress = func(done int64) { o.Progress(done, src.size) }
 	}
-	tree, err := Build(ctx, src, src.size, d.BlockSize, progress)
+	tree, sums, err := Build(ctx, src, src.size, d.BlockSize, progress)
 	// Asked even if reading failed: that the file shrank is the better reason.
 	if changed, statErr := src.changed(); changed || statErr != nil {
 		return nil, errors.Join(statErr, fmt.Errorf("%w; try again when nothing writes to it", ErrChanged))
@@ -110,7 +110,7 @@ func hash(ctx context.Context, path string, src *source, prev *Sidecar, o Create
 	if d, err = label(path, d, prev, o); err != nil {
 		return nil, err
 	}
-	return newImage(path, src, &Sidecar{Descriptor: d, ModTime: src.modTime, Tree: tree}), nil
+	return newImage(path, src, &Sidecar{Descriptor: d, ModTime: src.modTime, Tree: tree, Checksums: sums}), nil
 }
 
 // label fills in the labels of d, the descriptor of the image at path, and validates it.

@@ -10,6 +10,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+
+	"github.com/zeebo/xxh3"
 )
 
 // To hash what is in the page cache at the speed of the hash, files are mapped where they can be: a read copies, and that
@@ -29,9 +31,12 @@ const (
 	maxRun = 16 << 20
 )
 
-// hashBlocks reads all data blocks from r and calls found with the hash of each: from several goroutines at once, in no
-// order, and now and then twice. Progress and the error are as in Build.
-func hashBlocks(ctx context.Context, r io.ReaderAt, g Geometry, progress func(done int64), found func(uint32, Hash)) error {
+// found is told the hash and the checksum of a block.
+type found func(block uint32, h Hash, checksum uint64)
+
+// hashBlocks reads all data blocks from r and calls found for each: from several goroutines at once, in no order, and now and
+// then twice. Progress and the error are as in Build.
+func hashBlocks(ctx context.Context, r io.ReaderAt, g Geometry, progress func(done int64), found found) error {
 	// A worker's error ends the others through the context; the first is the cause.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -72,19 +77,21 @@ func hashBlocks(ctx context.Context, r io.ReaderAt, g Geometry, progress func(do
 
 // hasher is what one worker of hashBlocks has.
 type hasher struct {
-	r        io.ReaderAt
-	g        Geometry
-	found    func(uint32, Hash)
-	step     func(n int64) bool // says that n more bytes are done, and returns whether to go on
-	buf      []byte
-	zeros    []byte
-	zeroHash Hash // of a full block of zeros
+	r       io.ReaderAt
+	g       Geometry
+	found   found
+	step    func(n int64) bool // says that n more bytes are done, and returns whether to go on
+	buf     []byte
+	zeros   []byte // a full block of them, and what is found for it
+	zeroOf  Hash
+	zeroSum uint64
 }
 
-func newHasher(r io.ReaderAt, g Geometry, found func(uint32, Hash), step func(int64) bool) *hasher {
+func newHasher(r io.ReaderAt, g Geometry, found found, step func(int64) bool) *hasher {
+	zeros := make([]byte, g.blockSize)
 	return &hasher{
-		r: r, g: g, found: found, step: step,
-		buf: make([]byte, max(readLen, g.blockSize)), zeros: make([]byte, g.blockSize), zeroHash: ZeroHash(g.blockSize),
+		r: r, g: g, found: found, step: step, buf: make([]byte, max(readLen, g.blockSize)),
+		zeros: zeros, zeroOf: ZeroHash(g.blockSize), zeroSum: xxh3.Hash(zeros),
 	}
 }
 
@@ -152,9 +159,11 @@ func (h *hasher) hash(p []byte, off int64) {
 		block := p[:min(len(p), h.g.blockSize)]
 		// Images are full of zero blocks, and to compare is several times as fast as to hash.
 		if len(block) == len(h.zeros) && bytes.Equal(block, h.zeros) {
-			h.found(number, h.zeroHash)
+			h.found(number, h.zeroOf, h.zeroSum)
 		} else {
-			h.found(number, Sum(block))
+			// The checksum first: it is the quicker one at getting a block into the core's cache, and costs nothing that way.
+			checksum := xxh3.Hash(block)
+			h.found(number, Sum(block), checksum)
 		}
 		p = p[len(block):]
 	}

@@ -27,7 +27,6 @@ type Image struct {
 	source  *source
 	sidecar Sidecar
 	id      ID
-	quick   quickSums
 }
 
 // Open opens the file or block device at path with the sidecar beside it. The error wraps ErrNoSidecar when there is none,
@@ -59,7 +58,7 @@ func readSidecarOf(path string) (*Sidecar, error) {
 }
 
 func newImage(path string, src *source, s *Sidecar) *Image {
-	return &Image{path: path, source: src, sidecar: *s, id: s.Descriptor.ID(), quick: newQuickSums(s.Tree.Geometry())}
+	return &Image{path: path, source: src, sidecar: *s, id: s.Descriptor.ID()}
 }
 
 // Path is the path that the image was opened by.
@@ -103,13 +102,12 @@ func (m *Image) ReadBlock(number uint32, p []byte) (int, error) {
 	case err != nil:
 		return 0, fmt.Errorf("read block %d of %s at offset %d: %w", number, m.path, off, err)
 	}
-	if m.quick.match(number, p[:n]) {
+	if m.sidecar.Checksums.match(number, p[:n]) {
 		return n, nil
 	}
 	if want, _ := m.sidecar.Tree.Hash(number); Sum(p[:n]) != want {
 		return 0, fmt.Errorf("read block %d of %s at offset %d: %w", number, m.path, off, block.ErrCorrupt)
 	}
-	m.quick.note(number, p[:n])
 	return n, nil
 }
 

@@ -29,7 +29,9 @@ import (
 //	96   N  name
 //	     S  signature
 //	    32  BLAKE3-256 of all that is before
-//	        the pages of the tree, in the order of their block numbers, to the end of the file
+//	        the pages of the tree, in the order of their block numbers
+//	        8 for each data block: its checksum (Checksums)
+//	    32  BLAKE3-256 of the checksums
 //
 // There is no inode or device number in it: a copy that keeps the modification time is as good as the original.
 const (
@@ -65,6 +67,8 @@ type Sidecar struct {
 	ModTime time.Time
 	// Tree is complete.
 	Tree *Tree
+	// Checksums are those of all data blocks.
+	Checksums Checksums
 }
 
 // SidecarPath returns the path of the sidecar of the image at path.
@@ -121,11 +125,12 @@ func decodeSidecar(r io.ReaderAt, size int64) (*Sidecar, error) {
 	for b := g.Data(); b < g.Total(); b++ {
 		want += int64(g.Len(b))
 	}
+	want += int64(g.Data())*checksumSize + HashSize
 	switch {
 	case size < want:
 		return nil, fmt.Errorf("%w: it has %d of %d bytes", ErrSidecarTruncated, size, want)
 	case size > want:
-		return nil, fmt.Errorf("%w: it goes on for %d bytes behind the tree", ErrSidecarInvalid, size-want)
+		return nil, fmt.Errorf("%w: it goes on for %d bytes behind its end", ErrSidecarInvalid, size-want)
 	}
 	rest := make([]byte, want-int64(n))
 	if _, err := io.ReadFull(io.NewSectionReader(r, int64(n), int64(len(rest))), rest); err != nil {
@@ -137,6 +142,9 @@ func decodeSidecar(r io.ReaderAt, size int64) (*Sidecar, error) {
 		pages, rest = append(pages, rest[:n:n]), rest[n:]
 	}
 	if s.Tree, err = treeOf(g, s.Descriptor.Root, pages); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSidecarChecksum, err)
+	}
+	if s.Checksums, err = decodeChecksums(rest); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSidecarChecksum, err)
 	}
 	return s, nil
@@ -237,10 +245,13 @@ func WriteSidecar(path string, s *Sidecar, mode fs.FileMode) error {
 }
 
 func (s *Sidecar) write(w io.Writer) error {
+	g := s.Tree.Geometry()
+	if len(s.Checksums) != int(g.Data()) {
+		return fmt.Errorf("%w: %d checksums for %d blocks", ErrSidecarInvalid, len(s.Checksums), g.Data())
+	}
 	if _, err := w.Write(s.appendHeader(nil)); err != nil {
 		return err
 	}
-	g := s.Tree.Geometry()
 	for b := g.Data(); b < g.Total(); b++ {
 		page, ok := s.Tree.Page(b)
 		if !ok {
@@ -250,7 +261,8 @@ func (s *Sidecar) write(w io.Writer) error {
 			return err
 		}
 	}
-	return nil
+	_, err := w.Write(s.Checksums.encode())
+	return err
 }
 
 // syncDir makes a rename in dir last.

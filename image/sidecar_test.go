@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,13 +16,14 @@ import (
 
 // small is the sidecar of an image of one byte.
 func small(t testing.TB) *Sidecar {
-	tree := build(t, []byte{'x'}, 4096)
+	tree, sums := buildAll(t, []byte{'x'}, 4096)
 	return &Sidecar{
 		Descriptor: Descriptor{
 			Name: "one-byte", Revision: 3, Created: time.Unix(1_700_000_000, 0).UTC(), Size: 1, BlockSize: 4096, Root: tree.Root(),
 		},
-		ModTime: time.Unix(1_600_000_000, 5),
-		Tree:    tree,
+		ModTime:   time.Unix(1_600_000_000, 5),
+		Tree:      tree,
+		Checksums: sums,
 	}
 }
 
@@ -52,6 +54,8 @@ func TestTheSidecarHasTheDocumentedBytes(t *testing.T) {
 		hex.EncodeToString([]byte("one-byte")),
 		"d3908de3c2dae0f768943e773bdbe3e672dcdb87e77d00b578e207dd816ea7ef",
 		"3ae7d805f6789a6402acb70ad4096a85a56bf6804eaf25c0493ac697548d30b5",
+		"eaf06c6480b2cd11",
+		"576ae324fc144786d87500059fe4e2908797cfb6734869896ac5030488274a3e",
 	}, "")
 	got := encode(t, small(t))
 	if hex.EncodeToString(got) != golden {
@@ -73,7 +77,8 @@ func TestTheSidecarHasTheDocumentedBytes(t *testing.T) {
 
 func TestADamagedSidecarIsRefusedForWhatIsWrong(t *testing.T) {
 	whole := encode(t, small(t))
-	header := len(whole) - HashSize
+	header := len(whole) - HashSize - checksumSize - HashSize
+	sums := header + HashSize
 	set := func(at int, b byte) func([]byte) []byte {
 		return func(p []byte) []byte { p[at] = b; return p }
 	}
@@ -95,7 +100,10 @@ func TestADamagedSidecarIsRefusedForWhatIsWrong(t *testing.T) {
 		"half of the checksum":       {func(p []byte) []byte { return p[:120] }, ErrSidecarTruncated},
 		"no tree":                    {func(p []byte) []byte { return p[:header] }, ErrSidecarTruncated},
 		"half of the tree":           {func(p []byte) []byte { return p[:header+5] }, ErrSidecarTruncated},
-		"more than the tree":         {func(p []byte) []byte { return append(p, 0) }, ErrSidecarInvalid},
+		"no checksums":               {func(p []byte) []byte { return p[:sums] }, ErrSidecarTruncated},
+		"half of the checksums":      {func(p []byte) []byte { return p[:sums+3] }, ErrSidecarTruncated},
+		"flipped bit in a checksum":  {set(sums, whole[sums]^1), ErrSidecarChecksum},
+		"more than the checksums":    {func(p []byte) []byte { return append(p, 0) }, ErrSidecarInvalid},
 		"version 2":                  {set(11, 2), ErrSidecarVersion},
 		"algorithm 2":                {resummed(15, 2), ErrSidecarVersion},
 		"signed":                     {set(27, 64), ErrSidecarVersion},
@@ -123,9 +131,9 @@ func TestADamagedSidecarIsRefusedForWhatIsWrong(t *testing.T) {
 }
 
 func TestNoFlippedBitIsOverlooked(t *testing.T) {
-	tree := build(t, randomBytes(130*4096, 1), 4096)
+	tree, sums := buildAll(t, randomBytes(130*4096, 1), 4096)
 	s := small(t)
-	s.Descriptor.Size, s.Descriptor.Root, s.Tree = tree.Geometry().Size(), tree.Root(), tree
+	s.Descriptor.Size, s.Descriptor.Root, s.Tree, s.Checksums = tree.Geometry().Size(), tree.Root(), tree, sums
 	whole := encode(t, s)
 	for i := range whole {
 		p := bytes.Clone(whole)
@@ -137,9 +145,8 @@ func TestNoFlippedBitIsOverlooked(t *testing.T) {
 }
 
 func TestASidecarReadsBackFromItsFile(t *testing.T) {
-	tree, d := threeLevels(t)
-	s := small(t)
-	s.Descriptor.Size, s.Descriptor.Root, s.Tree = d.Size, d.Root, tree
+	s, large := small(t), largeSidecar(t)
+	s.Descriptor.Size, s.Descriptor.Root, s.Tree, s.Checksums = large.Descriptor.Size, large.Descriptor.Root, large.Tree, large.Checksums
 	path := filepath.Join(t.TempDir(), "x.dnbd")
 	for range 2 { // the second replaces the first
 		if err := WriteSidecar(path, s, 0o640); err != nil {
@@ -153,10 +160,13 @@ func TestASidecarReadsBackFromItsFile(t *testing.T) {
 	if got.Descriptor != s.Descriptor {
 		t.Errorf("read %+v, want %+v", got.Descriptor, s.Descriptor)
 	}
-	for b := range tree.Geometry().Total() {
-		if mustHash(t, got.Tree, b) != mustHash(t, tree, b) {
+	for b := range s.Tree.Geometry().Total() {
+		if mustHash(t, got.Tree, b) != mustHash(t, s.Tree, b) {
 			t.Fatalf("hash of block %d differs", b)
 		}
+	}
+	if !slices.Equal(got.Checksums, s.Checksums) {
+		t.Error("the checksums differ")
 	}
 	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o640 {
 		t.Errorf("mode %v, %v; want 0640", fi.Mode(), err)
@@ -178,6 +188,11 @@ func TestAFailedWriteLeavesTheOldSidecarAndNothingElse(t *testing.T) {
 	incomplete.Tree = NewTree(incomplete.Descriptor)
 	if err := WriteSidecar(path, incomplete, 0o600); !errors.Is(err, ErrSidecarInvalid) {
 		t.Errorf("writing an incomplete tree: %v, want ErrSidecarInvalid", err)
+	}
+	without := small(t)
+	without.Checksums = nil
+	if err := WriteSidecar(path, without, 0o600); !errors.Is(err, ErrSidecarInvalid) {
+		t.Errorf("writing without checksums: %v, want ErrSidecarInvalid", err)
 	}
 	invalid := small(t)
 	invalid.Descriptor.Name = ""

@@ -16,21 +16,36 @@ import (
 // build hashes data in blocks of blockSize.
 func build(t testing.TB, data []byte, blockSize int) *Tree {
 	t.Helper()
-	tree, err := Build(context.Background(), bytes.NewReader(data), int64(len(data)), blockSize, nil)
+	tree, _ := buildAll(t, data, blockSize)
+	return tree
+}
+
+func buildAll(t testing.TB, data []byte, blockSize int) (*Tree, Checksums) {
+	t.Helper()
+	tree, sums, err := Build(context.Background(), bytes.NewReader(data), int64(len(data)), blockSize, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tree
+	return tree, sums
 }
 
 // threeLevels is the tree of an image of 4 KiB blocks with two second-level pages.
 func threeLevels(t testing.TB) (*Tree, Descriptor) {
 	t.Helper()
+	s := largeSidecar(t)
+	return s.Tree, s.Descriptor
+}
+
+// largeSidecar is what there is to be kept of that image, but for its labels.
+func largeSidecar(t testing.TB) *Sidecar {
+	t.Helper()
 	data := make([]byte, (128*128+300)*4096+77)
 	copy(data[5*4096:], randomBytes(200*4096, 1))
 	copy(data[len(data)-100:], "the end")
-	full := build(t, data, 4096)
-	return full, Descriptor{Size: int64(len(data)), BlockSize: 4096, Root: full.Root()}
+	full, sums := buildAll(t, data, 4096)
+	return &Sidecar{
+		Descriptor: Descriptor{Size: int64(len(data)), BlockSize: 4096, Root: full.Root()}, Tree: full, Checksums: sums,
+	}
 }
 
 func TestAPageIsKnownOnlyAfterThoseAbove(t *testing.T) {

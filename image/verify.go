@@ -41,7 +41,7 @@ func Verify(ctx context.Context, path string, progress func(done, total int64)) 
 	if progress != nil {
 		report = func(done int64) { progress(done, src.size) }
 	}
-	err = hashBlocks(ctx, src, g, report, func(number uint32, h Hash) {
+	err = hashBlocks(ctx, src, g, report, func(number uint32, h Hash, _ uint64) {
 		want, _ := s.Tree.Hash(number)
 		differs[number] = h != want
 	})
