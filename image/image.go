@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync"
 
 	"github.com/dnbd/dnbd/block"
 )
@@ -27,6 +28,7 @@ type Image struct {
 	source  *source
 	sidecar Sidecar
 	id      ID
+	parts   sync.Pool // of *[]byte, each of a block's size
 }
 
 // Open opens the file or block device at path with the sidecar beside it. The error wraps ErrNoSidecar when there is none,
