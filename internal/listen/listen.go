@@ -1,0 +1,134 @@
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/mdlayher/vsock"
+)
+
+// staleTimeout is how long a process that listens at a unix socket may take to show that it does.
+const staleTimeout = time.Second
+
+// Listen opens the sockets of an address: one for each IP address of a name, and all that a service manager passed on. A unix socket that
+// a dead process left is replaced. The error names the address.
+func (a Address) Listen(ctx context.Context) ([]net.Listener, error) {
+	open := map[kind]func(context.Context) ([]net.Listener, error){
+		tcp: a.listenTCP, unixSocket: a.listenUnix, vsockPort: a.listenVsock, inherited: inherit,
+	}[a.kind]
+	ls, err := open(ctx)
+	if err != nil {
+		Close(ls)
+		return nil, fmt.Errorf("listen at %v: %w", a, err)
+	}
+	return ls, nil
+}
+
+// Close closes listeners that are not used after all.
+func Close(ls []net.Listener) {
+	for _, l := range ls {
+		_ = l.Close() // nothing was accepted that could be lost
+	}
+}
+
+func (a Address) listenTCP(ctx context.Context) ([]net.Listener, error) {
+	hosts := []string{""}
+	if a.host != "" {
+		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", a.host)
+		if err != nil {
+			return nil, err
+		}
+		hosts = hosts[:0]
+		for _, ip := range ips {
+			hosts = append(hosts, ip.Unmap().String())
+		}
+	}
+	var ls []net.Listener
+	port := strconv.FormatUint(uint64(a.port), 10)
+	for _, host := range hosts {
+		var c net.ListenConfig // whose network tcp without a host is IPv4 and IPv6 at once
+		l, err := c.Listen(ctx, "tcp", net.JoinHostPort(host, port))
+		if err != nil {
+			return ls, err
+		}
+		ls = append(ls, l)
+		if a.port == 0 { // one free port for all of them
+			port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+		}
+	}
+	return ls, nil
+}
+
+func (a Address) listenUnix(ctx context.Context) ([]net.Listener, error) {
+	var c net.ListenConfig
+	l, err := c.Listen(ctx, "unix", a.path)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		if err := removeStale(ctx, a.path); err != nil {
+			return nil, err
+		}
+		l, err = c.Listen(ctx, "unix", a.path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{l}, nil
+}
+
+// removeStale removes a socket at which nobody listens any more.
+func removeStale(ctx context.Context, path string) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if fi.Mode()&fs.ModeSocket == 0 {
+		return fmt.Errorf("%s is there and is no socket; choose another path", path)
+	}
+	ctx, cancel := context.WithTimeout(ctx, staleTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err == nil {
+		_ = conn.Close()
+		return errors.New("another process listens there; stop it or choose another path")
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return err
+	}
+	return os.Remove(path)
+}
+
+func (a Address) listenVsock(context.Context) ([]net.Listener, error) {
+	l, err := vsock.Listen(a.port, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w; virtual machines and their hosts have vsock, on Linux", err)
+	}
+	return []net.Listener{l}, nil
+}
+
+// inherit takes the sockets that the service manager opened (sd_listen_fds(3)).
+func inherit(context.Context) ([]net.Listener, error) {
+	all, err := activation.Listeners()
+	if err != nil {
+		return nil, err
+	}
+	var ls []net.Listener
+	for _, l := range all {
+		if l != nil { // nil for a file that is no listening socket
+			ls = append(ls, l)
+		}
+	}
+	if len(ls) == 0 {
+		return nil, errors.New("no socket was passed on: it needs a socket unit, which sets LISTEN_FDS")
+	}
+	return ls, nil
+}
