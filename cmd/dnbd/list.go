@@ -47,7 +47,7 @@ func listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d, err := listen(cmd.Context(), n)
+			d, err := survey(cmd.Context(), n)
 			if err != nil {
 				return err
 			}
@@ -67,8 +67,8 @@ func listCommand() *cobra.Command {
 	return cmd
 }
 
-// listen asks a group what it offers, until nothing new is heard any more.
-func listen(ctx context.Context, n client.Network) (client.Discovery, error) {
+// survey asks a group what it offers, until nothing new is heard any more.
+func survey(ctx context.Context, n client.Network) (client.Discovery, error) {
 	quiet, cancel := context.WithCancel(ctx)
 	defer cancel()
 	end := time.AfterFunc(lonelyTime, cancel)

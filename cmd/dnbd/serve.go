@@ -20,6 +20,7 @@ import (
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/control"
+	"github.com/dnbd/dnbd/internal/listen"
 	"github.com/dnbd/dnbd/internal/server"
 	"github.com/dnbd/dnbd/internal/size"
 	"github.com/dnbd/dnbd/internal/target"
@@ -28,6 +29,7 @@ import (
 // serveOptions are what `dnbd serve` and DNBD's own server are told.
 type serveOptions struct {
 	groupFlags
+	exportFlags
 	group   string
 	id      uint16
 	threads int
@@ -56,6 +58,9 @@ func serveCommand() *cobra.Command {
 			case o.threads < 0:
 				return usagef("--threads %d: it is a number from 1, or 0 for as many as fit the machine", o.threads)
 			}
+			if err := o.exportFlags.check(cmd); err != nil {
+				return err
+			}
 			o.files = args
 			err := o.run(cmd)
 			if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
@@ -64,7 +69,8 @@ func serveCommand() *cobra.Command {
 			return err
 		},
 	}
-	o.add(cmd)
+	o.groupFlags.add(cmd)
+	o.exportFlags.add(cmd)
 	cmd.Flags().StringVar(&o.group, "group", "", "serve the multicast group `ADDR[:PORT]` (default "+target.DefaultGroup().String()+")")
 	cmd.Flags().Uint16Var(&o.id, "id", 0, "be server `N` of the group, from 1 to 65535 (default: one that is free)")
 	cmd.Flags().IntVar(&o.threads, "threads", 0, "read with `N` threads (default: as many as there are processors, at least 4)")
@@ -96,6 +102,12 @@ func (o *serveOptions) run(cmd *cobra.Command) error {
 		}
 		defer status.Close()
 	}
+	exports, err := o.exportFlags.open(ctx, log)
+	if err != nil {
+		return err
+	}
+	// Until the server has them.
+	defer func() { listen.Close(exports.Listeners) }()
 	l := library{cmd: cmd, log: log, labels: map[string]image.Descriptor{}}
 	images, err := l.open(ctx, sources)
 	defer func() { l.close(images) }()
@@ -104,10 +116,12 @@ func (o *serveOptions) run(cmd *cobra.Command) error {
 	}
 	s, err := server.New(server.Config{
 		Group: group, Interfaces: n.Interfaces, ID: o.id, Rate: uint64(o.rate), Threads: o.threads, Log: log, Rehash: l.rehash,
+		NBD: exports,
 	})
 	if err != nil {
 		return err
 	}
+	exports.Listeners = nil
 	if err := s.Prepare(ctx, images); err != nil {
 		s.Close()
 		return err

@@ -3,7 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
 	"time"
+
+	"github.com/mdlayher/vsock"
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/control"
@@ -19,11 +22,27 @@ func writeServing(w io.Writer, st server.Status, interfaces []udp.Interface, ima
 	for _, i := range interfaces {
 		fmt.Fprintf(w, "interface  %s, address %v\n", i.Name, i.Addr)
 	}
+	for _, addr := range st.NBD.Addrs {
+		fmt.Fprintf(w, "nbd        %s\n", listenerURI(addr))
+	}
 	for _, m := range images {
 		d := m.Descriptor()
 		fmt.Fprintf(w, "image      %s revision %d, %s, id %v, from %s\n", d.Name, d.Revision, size.Format(d.Size), m.ID(), m.Path())
 	}
 	fmt.Fprintf(w, "control    %s\n", socket)
+}
+
+// listenerURI is how an NBD client names a listener (doc/uri.md of the NBD project).
+func listenerURI(addr net.Addr) string {
+	switch a := addr.(type) {
+	case *net.TCPAddr:
+		return "nbd://" + a.String()
+	case *net.UnixAddr:
+		return "nbd+unix:///?socket=" + a.Name
+	case *vsock.Addr:
+		return fmt.Sprintf("nbd+vsock://%d:%d", a.ContextID, a.Port)
+	}
+	return addr.Network() + ":" + addr.String()
 }
 
 // serverStatus is a server's state as the control socket shows it.
@@ -39,6 +58,15 @@ func serverStatus(st server.Status, interfaces []string, started time.Time) cont
 			Suppressed: l.Stats.Suppressed, Merged: l.Stats.Merged, Denied: l.Stats.Denied, Malformed: l.Stats.Malformed,
 			Drops: l.Drops,
 		})
+	}
+	if len(st.NBD.Addrs) > 0 {
+		n := st.NBD.Stats
+		s.NBD = &control.NBD{
+			Connections: n.Connections, Accepted: n.Accepted, Requests: n.Requests, Failed: n.Failed, Bytes: n.Bytes,
+		}
+		for _, addr := range st.NBD.Addrs {
+			s.NBD.URIs = append(s.NBD.URIs, listenerURI(addr))
+		}
 	}
 	return control.Status{
 		Version: version, Started: started.UTC(), Group: st.Group.String(), Interfaces: interfaces, Server: s,

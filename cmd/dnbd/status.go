@@ -168,6 +168,10 @@ func writeServer(b *strings.Builder, st control.Status) {
 		fmt.Fprintf(b, "            %d requests: %d blocks merged, %d suppressed; %d denied, %d malformed, %d dropped by the kernel\n",
 			l.Wants, l.Merged, l.Suppressed, l.Denied, l.Malformed, l.Drops)
 	}
+	if n := st.Server.NBD; n != nil {
+		fmt.Fprintf(b, "  nbd       %s; %d connections, %d requests answered, %d failed, %s sent\n", strings.Join(n.URIs, ", "),
+			n.Connections, n.Requests, n.Failed, bytesOf(uint64(n.Bytes)))
+	}
 }
 
 // bytesOf writes an amount of bytes that is counted.

@@ -85,6 +85,17 @@ type Server struct {
 	ID     uint16   `json:"id"`
 	Images []Served `json:"images"`
 	Links  []Link   `json:"links"`
+	NBD    *NBD     `json:"nbd,omitempty"`
+}
+
+// NBD is a server's exports over NBD.
+type NBD struct {
+	URIs        []string `json:"uris"`        // of its listeners
+	Connections int64    `json:"connections"` // open now
+	Accepted    int64    `json:"accepted"`    // connections so far
+	Requests    int64    `json:"requests"`    // answered
+	Failed      int64    `json:"failed"`      // of these, answered with an error
+	Bytes       int64    `json:"bytes"`       // of data in answers
 }
 
 // Served is an image of a server.

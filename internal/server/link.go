@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -87,9 +88,10 @@ func (l *link) start() {
 	defer l.mu.Unlock()
 	l.sender = mcast.NewSender(mcast.SenderConfig{
 		Server:     l.server.id,
-		Epoch:      uint32(epoch[0])<<24 | uint32(epoch[1])<<16 | uint32(epoch[2])<<8 | uint32(epoch[3]),
+		Epoch:      binary.BigEndian.Uint32(epoch[:]),
 		Secret:     secret,
 		Group:      l.server.cfg.Group,
+		NBD:        l.server.cfg.NBD.Port,
 		MaxPayload: min(l.iface.MTU-overhead, maxPayload),
 		Rate:       l.server.cfg.Rate,
 		Coder:      l.server.coder,
@@ -210,7 +212,7 @@ func (l *link) pump(ctx context.Context) {
 
 // load reads a block for the sender.
 func (l *link) load(load mcast.Load) {
-	e := l.server.export(load.Handle)
+	e := l.server.byHandle(load.Handle)
 	buf := l.server.loader.buffer(e.image.Geometry().Len(load.Block))
 	n, err := e.image.ReadBlock(load.Block, buf)
 	if err != nil {
@@ -249,7 +251,7 @@ func (l *link) close() {
 func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found, servers map[netip.AddrPort]uint16, err error) {
 	var nonce [8]byte
 	rand.Read(nonce[:])
-	f := mcast.NewFinder(time.Now(), l.server.cfg.Group, wire.Hello{Nonce: uint64(nonce[0])<<56 | uint64(nonce[7])<<8 | 1})
+	f := mcast.NewFinder(time.Now(), l.server.cfg.Group, wire.Hello{Nonce: binary.BigEndian.Uint64(nonce[:])})
 	end := time.Now().Add(d)
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -1,4 +1,5 @@
-// Package server offers images to a group: an mcast.Sender on each interface, the sockets around it, and the readers of blocks.
+// Package server offers images to a group: an mcast.Sender on each interface, the sockets around it, and the readers of blocks. Beside
+// the group, or without one, it exports them over NBD.
 package server
 
 import (
@@ -17,6 +18,7 @@ import (
 	"github.com/dnbd/dnbd/internal/mcast"
 	"github.com/dnbd/dnbd/internal/udp"
 	"github.com/dnbd/dnbd/internal/wire"
+	"github.com/dnbd/dnbd/nbd"
 )
 
 const (
@@ -28,7 +30,7 @@ const (
 
 // Config says how to serve.
 type Config struct {
-	Group      netip.AddrPort // of discovery; data groups are derived from it
+	Group      netip.AddrPort // of discovery; data groups are derived from it; invalid for none
 	Interfaces []udp.Interface
 	ID         uint16 // of this server, unique in the group; 0 to choose one that is free
 	Rate       uint64 // bits a second on each interface, 0 to follow the receivers' reports
@@ -36,6 +38,7 @@ type Config struct {
 	Log        *slog.Logger
 	// Rehash makes an image anew that changed under the server. Nil leaves it withdrawn.
 	Rehash func(ctx context.Context, path string) (*image.Image, error)
+	NBD    NBD
 }
 
 // Server serves images to a group.
@@ -45,6 +48,7 @@ type Server struct {
 	coder   *mcast.Coder
 	loader  *loader
 	links   []*link
+	nbd     *nbd.Server   // nil for none
 	changed chan struct{} // an export wants to be renewed
 
 	mu      sync.Mutex // guards exports and their fields
@@ -62,12 +66,21 @@ type export struct {
 // ErrTaken: the id, or an image's name, belongs to another server of the group already.
 var ErrTaken = errors.New("taken in this group")
 
-// New opens the sockets.
+// New opens the sockets of the group.
 func New(cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg, coder: mcast.NewCoder(), loader: newLoader(), changed: make(chan struct{}, 1)}
+	if len(cfg.NBD.Listeners) > 0 {
+		var err error
+		if s.nbd, err = nbd.NewServer(cfg.NBD.ServerConfig); err != nil {
+			return nil, err
+		}
+	}
+	if !cfg.Group.IsValid() {
+		return s, nil
+	}
 	if err := udp.CheckGroup(cfg.Group.Addr()); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, coder: mcast.NewCoder(), loader: newLoader(), changed: make(chan struct{}, 1)}
 	for _, i := range cfg.Interfaces {
 		l, err := s.listen(i)
 		if err != nil {
@@ -158,6 +171,7 @@ func (s *Server) Run(ctx context.Context, images []*image.Image) error {
 	for range threads {
 		wg.Go(func() { s.loader.run(ctx) })
 	}
+	s.serveNBD(ctx, &wg)
 	wg.Go(func() { s.watch(ctx) })
 	for _, l := range s.links {
 		wg.Go(func() { l.pump(ctx) })
@@ -174,7 +188,12 @@ func (s *Server) Run(ctx context.Context, images []*image.Image) error {
 }
 
 // Close releases the sockets of a server that is not run.
-func (s *Server) Close() { s.closeLinks() }
+func (s *Server) Close() {
+	s.closeLinks()
+	for _, l := range s.cfg.NBD.Listeners {
+		_ = l.Close() // nobody was accepted
+	}
+}
 
 func (s *Server) closeLinks() {
 	for _, l := range s.links {
@@ -201,10 +220,11 @@ func (s *Server) add(m *image.Image) {
 	for _, l := range s.links {
 		l.add(e)
 	}
+	s.export()
 }
 
-// export returns the export with a handle that a sender knows.
-func (s *Server) export(handle uint16) *export {
+// byHandle returns the export with a handle that a sender knows.
+func (s *Server) byHandle(handle uint16) *export {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.exports[handle-1]
@@ -225,6 +245,7 @@ func (s *Server) withdraw(e *export, why error) {
 	for _, l := range s.links {
 		l.setState(e.handle, wire.ImageWithdrawn)
 	}
+	s.export()
 	select {
 	case s.changed <- struct{}{}:
 	default:

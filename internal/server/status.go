@@ -1,11 +1,13 @@
 package server
 
 import (
+	"net"
 	"net/netip"
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/mcast"
 	"github.com/dnbd/dnbd/internal/wire"
+	"github.com/dnbd/dnbd/nbd"
 )
 
 // Status is what a server is doing.
@@ -14,6 +16,13 @@ type Status struct {
 	Group  netip.AddrPort
 	Images []ImageStatus
 	Links  []LinkStatus
+	NBD    NBDStatus
+}
+
+// NBDStatus is what is exported over NBD.
+type NBDStatus struct {
+	Addrs []net.Addr // of the listeners
+	Stats nbd.Stats
 }
 
 // ImageStatus is an image that is or was offered.
@@ -45,6 +54,12 @@ func (s *Server) Status() Status {
 		st.Links = append(st.Links, LinkStatus{
 			Interface: l.iface.Name, Addr: l.control.LocalAddr(), Stats: l.stats(), Drops: l.control.Drops() + l.group.Drops(),
 		})
+	}
+	for _, l := range s.cfg.NBD.Listeners {
+		st.NBD.Addrs = append(st.NBD.Addrs, l.Addr())
+	}
+	if s.nbd != nil {
+		st.NBD.Stats = s.nbd.Stats()
 	}
 	return st
 }
