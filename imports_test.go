@@ -26,7 +26,7 @@ type layer struct {
 // tree; tests may import what they like.
 var layers = []layer{
 	{
-		[]string{"block", "nbd", "ublk", "internal/wire", "internal/udp", "internal/size", "internal/control"},
+		[]string{"block", "nbd", "ublk", "internal/nbdconf", "internal/wire", "internal/udp", "internal/size", "internal/control"},
 		"it is of use alone, and imports nothing of this project",
 	},
 	{
