@@ -70,7 +70,7 @@ func parse(src source, path string) (*Config, places, error) {
 	if err != nil {
 		return nil, nil, Errors{{Pos: Pos{File: path}, Err: err}}
 	}
-	p := parser{src: src, main: path, config: NewConfig()}
+	p := parser{src: src, main: path, config: NewConfig(), names: map[string]*Export{}}
 	generic := p.mainFile(data)
 	if len(p.errs) > 0 {
 		return nil, nil, p.errs
@@ -83,6 +83,7 @@ type parser struct {
 	src    source
 	main   string // the path of the main file
 	config *Config
+	names  map[string]*Export
 	hasTLS bool // there is a keyfile, be it right or wrong
 	errs   Errors
 	auth   []authFile
@@ -243,10 +244,12 @@ func (p *parser) generic(s section) places {
 
 // export reads the section of an export.
 func (p *parser) export(s section) {
-	if other := p.config.Find(s.name); other != nil {
-		p.fail(s, "", s.pos, fmt.Errorf("a section of this name is at %s already", other.Pos))
-	}
 	x := NewExport(s.name)
+	if other, twice := p.names[s.name]; twice {
+		p.fail(s, "", s.pos, fmt.Errorf("a section of this name is at %s already", other.Pos))
+	} else {
+		p.names[s.name] = x
+	}
 	x.Pos = s.pos
 	p.config.Exports = append(p.config.Exports, x)
 	at := p.keys(s, PerExport, nil, x)
