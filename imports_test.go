@@ -26,7 +26,11 @@ type layer struct {
 // tree; tests may import what they like.
 var layers = []layer{
 	{
+<<<<<<< HEAD
 		[]string{"block", "nbd", "ublk", "internal/wire", "internal/udp", "internal/size", "internal/control", "internal/listen"},
+=======
+		[]string{"block", "nbd", "ublk", "internal/nbdconf", "internal/wire", "internal/udp", "internal/size", "internal/control"},
+>>>>>>> nbdconf
 		"it is of use alone, and imports nothing of this project",
 	},
 	{

@@ -10,13 +10,13 @@ build="ca-certificates"
 # What namespaces, their shaping and their faults take: package e2e/lab.
 lab="$build iproute2 util-linux nftables ethtool"
 # Foreign programs that tests compare with: they read our NBD, make file systems, look into them.
-foreign="libnbd-bin python3-libnbd qemu-utils nbd-client fio erofs-utils squashfs-tools e2fsprogs fuse3 mount diffutils"
+foreign="libnbd-bin python3-libnbd qemu-utils nbdkit nbd-client nbd-server fio erofs-utils squashfs-tools e2fsprogs fuse3 mount diffutils"
 
 case "${1-}" in
 build) want="$build" ;;
 run)   want="$lab squashfs-tools" ;;
 test)  want="$lab $foreign gcc libc6-dev" ;; # the race detector needs a C compiler
-bench) want="$lab libnbd-bin nbdkit qemu-utils fio udpcast erofs-utils" ;;
+bench) want="$lab libnbd-bin nbdkit nbd-server qemu-utils fio udpcast erofs-utils" ;;
 *)     echo "usage: $0 build|run|test|bench" >&2; exit 2 ;;
 esac
 
