@@ -26,11 +26,10 @@ type layer struct {
 // tree; tests may import what they like.
 var layers = []layer{
 	{
-<<<<<<< HEAD
-		[]string{"block", "nbd", "ublk", "internal/wire", "internal/udp", "internal/size", "internal/control", "internal/listen"},
-=======
-		[]string{"block", "nbd", "ublk", "internal/nbdconf", "internal/wire", "internal/udp", "internal/size", "internal/control"},
->>>>>>> nbdconf
+		[]string{
+			"block", "nbd", "ublk", "internal/wire", "internal/udp", "internal/size", "internal/control", "internal/listen",
+			"internal/nbdconf",
+		},
 		"it is of use alone, and imports nothing of this project",
 	},
 	{
