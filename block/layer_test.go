@@ -129,7 +129,7 @@ func TestZeroesThatAreWrittenAreForced(t *testing.T) {
 		if err := (block.Lower{Device: d}).WriteZeroes(t.Context(), 0, size, false, false, true); err != nil {
 			t.Fatal(err)
 		}
-		disk.Crash()
+		disk.Crash(nil)
 		got := make([]byte, size)
 		if err := disk.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, make([]byte, size)) {
 			t.Errorf("flushes=%v: forced zeroes did not outlive a crash: %v", flushes, err)

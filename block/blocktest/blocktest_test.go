@@ -49,7 +49,7 @@ func TestACrashLosesWhatWasNotFlushed(t *testing.T) {
 	fill(0, 1, false)
 	fill(1, 2, true)
 	expect(1, 2, 0)
-	d.Crash()
+	d.Crash(nil)
 	expect(0, 2, 0)
 	fill(0, 3, false)
 	if err := d.Flush(ctx); err != nil {
@@ -61,13 +61,18 @@ func TestACrashLosesWhatWasNotFlushed(t *testing.T) {
 	}
 	expect(4, 0, 0)
 	d.Close()
-	d.Crash()
+	d.Crash(nil)
 	expect(3, 2, 0)
 	if err := d.Trim(ctx, 0, pageSize, true); err != nil {
 		t.Fatal(err)
 	}
-	d.Crash()
+	d.Crash(nil)
 	expect(0, 2, 0)
+	fill(0, 5, false)
+	fill(1, 6, false)
+	first := true
+	d.Crash(func() bool { defer func() { first = false }(); return first })
+	expect(5, 2, 0)
 }
 
 func TestFaultyAndGatedHaveWhatTheirDeviceHas(t *testing.T) {

@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/dnbd/dnbd/block"
 )
 
-// pageSize is the unit, in bytes, in which a Disk has space.
-const pageSize = 4096
+// pageSize is the unit, in bytes, in which a Disk has space and loses what was not flushed: a disk's sector.
+const pageSize = 512
 
 // Disk is a device in memory with every capability, all zero at first, and sparse. Like a real disk it has a cache that is
 // lost with the power: see Crash.
@@ -30,10 +31,16 @@ func NewDisk(size int64) *Disk {
 	return &Disk{size: size, now: map[int64][]byte{}, kept: map[int64][]byte{}, dirty: map[int64]bool{}}
 }
 
-// Crash loses all that was not flushed, and makes the disk ready to be used again if it was closed.
-func (d *Disk) Crash() {
+// Crash loses what was not flushed, but for the sectors that survive says true of: a disk may write what it likes before it
+// is told to. The disk is ready to be used again, also if it was closed. A nil survives loses all.
+func (d *Disk) Crash(survives func() bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	for _, page := range slices.Sorted(maps.Keys(d.dirty)) {
+		if survives != nil && survives() {
+			d.keepLocked(page)
+		}
+	}
 	d.now = maps.Clone(d.kept)
 	clear(d.dirty)
 	d.closed = false
@@ -204,13 +211,18 @@ func (d *Disk) forceLocked(off, n int64, fua bool) {
 		if page < off/pageSize || page*pageSize >= off+n {
 			continue
 		}
-		if data := d.now[page]; data != nil {
-			d.kept[page] = data
-		} else {
-			delete(d.kept, page)
-		}
-		delete(d.dirty, page)
+		d.keepLocked(page)
 	}
+}
+
+// keepLocked puts a dirty page on stable storage.
+func (d *Disk) keepLocked(page int64) {
+	if data := d.now[page]; data != nil {
+		d.kept[page] = data
+	} else {
+		delete(d.kept, page)
+	}
+	delete(d.dirty, page)
 }
 
 // eachPage calls f for each page of a range, with the part of the page that is in the range.
