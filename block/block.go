@@ -11,6 +11,8 @@ import (
 
 // Device is an array of bytes of fixed size that may be far away.
 //
+// What else a device can do it says by having the methods of Writer, Flusher, Trimmer, Zeroer, Prefetcher and Mapper.
+//
 // All methods may be called from many goroutines at once.
 type Device interface {
 	// ReadAt fills p with the bytes at off, all of it or none that may be used: when the error is not nil, p's contents
@@ -28,8 +30,8 @@ type Device interface {
 }
 
 // CheckRange returns an error that wraps ErrRange unless [off, off+n) lies within a device of size bytes.
-func CheckRange(size, off int64, n int) error {
-	if off < 0 || off > size || int64(n) > size-off {
+func CheckRange[N int | int64](size, off int64, n N) error {
+	if off < 0 || n < 0 || off > size || int64(n) > size-off {
 		return fmt.Errorf("%d bytes at %d of a device of %d: %w", n, off, size, ErrRange)
 	}
 	return nil

@@ -26,6 +26,7 @@ func TestCheckRangeRefusesWhatLeavesTheDevice(t *testing.T) {
 		{math.MaxInt64, math.MaxInt64 - 1, 2, false},
 		{0, 0, 0, true},
 		{0, 0, 1, false},
+		{10, 5, -1, false},
 	} {
 		err := CheckRange(c.size, c.off, c.n)
 		if (err == nil) != c.ok || (err != nil && !errors.Is(err, ErrRange)) {

@@ -41,33 +41,24 @@ func (m *Memory) Close() error {
 	return nil
 }
 
-// Faulty is a device whose reads fail while Err says so.
-type Faulty struct {
-	block.Device
-	// Err is asked at each read; what it returns, if not nil, is the read's error.
-	Err func(off int64, n int) error
+// Faulty returns d, of which every request fails that fail returns an error for.
+func Faulty(d block.Device, fail func(block.Request) error) block.Device {
+	return block.Around(d, func(_ context.Context, r block.Request, do func() error) error {
+		if err := fail(r); err != nil {
+			return fmt.Errorf("%v %d bytes at %d: %w", r.Op, r.Len, r.Off, err)
+		}
+		return do()
+	})
 }
 
-// ReadAt implements block.Device.
-func (f *Faulty) ReadAt(ctx context.Context, p []byte, off int64) error {
-	if err := f.Err(off, len(p)); err != nil {
-		return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
-	}
-	return f.Device.ReadAt(ctx, p, off)
-}
-
-// Gated is a device whose reads wait until Open is closed, or their context ends.
-type Gated struct {
-	block.Device
-	Open chan struct{}
-}
-
-// ReadAt implements block.Device.
-func (g *Gated) ReadAt(ctx context.Context, p []byte, off int64) error {
-	select {
-	case <-g.Open:
-		return g.Device.ReadAt(ctx, p, off)
-	case <-ctx.Done():
-		return fmt.Errorf("read %d bytes at %d: %w", len(p), off, ctx.Err())
-	}
+// Gated returns d, of which every request waits until open is closed, or its context ends.
+func Gated(d block.Device, open <-chan struct{}) block.Device {
+	return block.Around(d, func(ctx context.Context, r block.Request, do func() error) error {
+		select {
+		case <-open:
+			return do()
+		case <-ctx.Done():
+			return fmt.Errorf("%v %d bytes at %d: %w", r.Op, r.Len, r.Off, ctx.Err())
+		}
+	})
 }

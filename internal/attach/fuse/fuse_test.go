@@ -225,7 +225,7 @@ func TestReadsAreServedAtOnce(t *testing.T) {
 	var mu sync.Mutex
 	waiting := 0
 	all := make(chan struct{})
-	dev := &blocktest.Faulty{Device: blocktest.NewMemory(make([]byte, readers<<20)), Err: func(off int64, n int) error {
+	dev := blocktest.Faulty(blocktest.NewMemory(make([]byte, readers<<20)), func(block.Request) error {
 		mu.Lock()
 		if waiting++; waiting == readers {
 			close(all) // nobody returns before all have come
@@ -233,7 +233,7 @@ func TestReadsAreServedAtOnce(t *testing.T) {
 		mu.Unlock()
 		<-all
 		return nil
-	}}
+	})
 	a := newPlace(t).attached(t, dev)
 	var wg sync.WaitGroup
 	for i := range int64(readers) {
@@ -265,12 +265,12 @@ func TestErrorsOfTheDeviceReachTheReader(t *testing.T) {
 	need(t)
 	image := random(4 << 20)
 	bad := errors.New("worn out")
-	a := newPlace(t).attached(t, &blocktest.Faulty{Device: blocktest.NewMemory(image), Err: func(off int64, n int) error {
-		if off+int64(n) > 3<<20 {
+	a := newPlace(t).attached(t, blocktest.Faulty(blocktest.NewMemory(image), func(r block.Request) error {
+		if r.Off+r.Len > 3<<20 {
 			return bad
 		}
 		return nil
-	}})
+	}))
 	f, err := os.Open(a.Path())
 	if err != nil {
 		t.Fatal(err)
