@@ -37,6 +37,20 @@ func (d *disk) last() string {
 	return d.calls[len(d.calls)-1]
 }
 
+// forget makes last empty.
+func (d *disk) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls = nil
+}
+
+// text is n of the disk's bytes.
+func (d *disk) text(off, n int) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return string(d.b[off : off+n])
+}
+
 func (d *disk) Size() int64 { return int64(len(d.b)) }
 
 func (d *disk) ReadAt(_ context.Context, p []byte, off int64) error {

@@ -33,16 +33,6 @@ const (
 )
 
 func TestOptionsAreAnsweredAsTheProtocolSays(t *testing.T) {
-	queries := func(name string, q ...string) []byte {
-		b := binary.BigEndian.AppendUint32(nil, uint32(len(name)))
-		b = append(b, name...)
-		b = binary.BigEndian.AppendUint32(b, uint32(len(q)))
-		for _, s := range q {
-			b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
-			b = append(b, s...)
-		}
-		return b
-	}
 	allocationListed := optReply{repMetaContext, "\x00\x00\x00\x00base:allocation"}
 	sizeDebian := "\x00\x00\x00\x00\x00\x4c\x4b\x40"
 	for _, c := range []struct {
@@ -87,21 +77,21 @@ func TestOptionsAreAnsweredAsTheProtocolSays(t *testing.T) {
 		{"GO with more than it counts", false, optGo, append(infoData("debian"), 0), []optReply{{repErrInvalid, ""}}},
 		{"STRUCTURED_REPLY", false, optStructuredReply, nil, []optReply{{repAck, ""}}},
 		{"STRUCTURED_REPLY with data", false, optStructuredReply, []byte{1}, []optReply{{repErrInvalid, ""}}},
-		{"all contexts are listed", true, optListMetaContext, queries("debian"), []optReply{allocationListed, {repAck, ""}}},
-		{"a namespace is listed", true, optListMetaContext, queries("debian", "qemu:", "base:"), []optReply{allocationListed, {repAck, ""}}},
-		{"a context is listed", true, optListMetaContext, queries("debian", "base:allocation"), []optReply{allocationListed, {repAck, ""}}},
-		{"a context that is not there", true, optListMetaContext, queries("debian", "base:x", "x", ":", ""), []optReply{{repAck, ""}}},
-		{"a context is selected", true, optSetMetaContext, queries("", "qemu:x", "base:allocation", "base:allocation"), []optReply{
+		{"all contexts are listed", true, optListMetaContext, queriesData("debian"), []optReply{allocationListed, {repAck, ""}}},
+		{"a namespace is listed", true, optListMetaContext, queriesData("debian", "qemu:", "base:"), []optReply{allocationListed, {repAck, ""}}},
+		{"a context is listed", true, optListMetaContext, queriesData("debian", "base:allocation"), []optReply{allocationListed, {repAck, ""}}},
+		{"a context that is not there", true, optListMetaContext, queriesData("debian", "base:x", "x", ":", ""), []optReply{{repAck, ""}}},
+		{"a context is selected", true, optSetMetaContext, queriesData("", "qemu:x", "base:allocation", "base:allocation"), []optReply{
 			{repMetaContext, "\x00\x00\x00\x01base:allocation"}, {repAck, ""},
 		}},
-		{"a namespace selects nothing", true, optSetMetaContext, queries("debian", "base:"), []optReply{{repAck, ""}}},
-		{"no query selects nothing", true, optSetMetaContext, queries("debian"), []optReply{{repAck, ""}}},
+		{"a namespace selects nothing", true, optSetMetaContext, queriesData("debian", "base:"), []optReply{{repAck, ""}}},
+		{"no query selects nothing", true, optSetMetaContext, queriesData("debian"), []optReply{{repAck, ""}}},
 		{"EXTENDED_HEADERS", false, optExtendedHeaders, nil, []optReply{{repAck, ""}}},
 		{"EXTENDED_HEADERS with data", true, optExtendedHeaders, []byte{1}, []optReply{{repErrInvalid, ""}}},
-		{"contexts of an unknown export", true, optSetMetaContext, queries("nosuch"), []optReply{{repErrUnknown, ""}}},
-		{"contexts need structured replies", false, optSetMetaContext, queries("debian"), []optReply{{repErrInvalid, ""}}},
+		{"contexts of an unknown export", true, optSetMetaContext, queriesData("nosuch"), []optReply{{repErrUnknown, ""}}},
+		{"contexts need structured replies", false, optSetMetaContext, queriesData("debian"), []optReply{{repErrInvalid, ""}}},
 		{"more contexts than follow", true, optSetMetaContext, []byte("\x00\x00\x00\x00\xff\xff\xff\xff"), []optReply{{repErrInvalid, ""}}},
-		{"bytes after the contexts", true, optSetMetaContext, append(queries("debian", "base:"), 0), []optReply{{repErrInvalid, ""}}},
+		{"bytes after the contexts", true, optSetMetaContext, append(queriesData("debian", "base:"), 0), []optReply{{repErrInvalid, ""}}},
 		{"contexts without a count", true, optListMetaContext, []byte("\x00\x00\x00\x00"), []optReply{{repErrInvalid, ""}}},
 		{"STARTTLS where there is no TLS", false, optStartTLS, nil, []optReply{{repErrPolicy, ""}}},
 		{"an unknown option", false, 4711, []byte("whatever"), []optReply{{repErrUnsup, ""}}},
