@@ -15,10 +15,11 @@ const (
 	errInvalid  = 22
 	errNoSpace  = 28
 	errOverflow = 75
+	errNotSup   = 95
 	errShutdown = 108
 )
 
-// errnoOf is the one place where a device's error becomes a number for the client. A read that was cut short because the
+// errnoOf is the one place where a device's error becomes a number for the client. What was cut short because the
 // server or the connection ends is answered ESHUTDOWN.
 func errnoOf(err error) uint32 {
 	var with interface{ Errno() syscall.Errno }
@@ -29,6 +30,9 @@ func errnoOf(err error) uint32 {
 	case errors.As(err, &number):
 	case errors.Is(err, context.Canceled):
 		return errShutdown
+	}
+	if errors.Is(err, errors.ErrUnsupported) || number.Is(errors.ErrUnsupported) {
+		return errNotSup
 	}
 	switch number {
 	case syscall.EPERM, syscall.EACCES, syscall.EROFS:

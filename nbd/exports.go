@@ -3,11 +3,33 @@ package nbd
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 )
 
 // defaultBlockSize is the preferred block size of an export that names none; it is the protocol's own default.
 const defaultBlockSize = 4096
+
+// Export is a device that clients can ask for by name.
+type Export struct {
+	// Name is what clients ask for: at most 4096 bytes of UTF-8 without NUL, and unique among a server's exports. A client
+	// that asks for the empty name gets the export with the empty name or, when there is none, the first one.
+	Name string
+	// Description is a text for people that clients may show beside the name. It may be empty.
+	Description string
+	// Device has the bytes. What clients are offered is what it can do. The server does not close it.
+	Device Device
+	// ReadOnly keeps clients from changing a device that could be changed.
+	ReadOnly bool
+	// Rotational tells clients that the device seeks, so that they sort their requests.
+	Rotational bool
+	// BlockSize is the size and alignment in bytes of requests that suits the device best, which clients are told: a power of
+	// two from 512 to 64 MiB. 0 means 4096. Requests may have any other size.
+	BlockSize uint32
+	// Contexts are metadata contexts beside base:allocation, which every export has. Their names are not in the namespace
+	// base.
+	Contexts []Context
+}
 
 // exports is the list of a server's exports. It is replaced as a whole, never changed.
 type exports struct {
@@ -45,6 +67,17 @@ func (x *Export) complete() error {
 		return fmt.Errorf("export %q: device of %d bytes", x.Name, x.Device.Size())
 	case x.BlockSize < 512 || x.BlockSize > maxPayload || x.BlockSize&(x.BlockSize-1) != 0:
 		return fmt.Errorf("export %q: block size %d is not a power of two from 512 to %d", x.Name, x.BlockSize, maxPayload)
+	}
+	for i, c := range x.Contexts {
+		namespace, leaf, _ := strings.Cut(c.Name, ":")
+		switch {
+		case c.Name != clip(c.Name) || namespace == "" || namespace == "base" || leaf == "":
+			return fmt.Errorf("export %q: metadata context %q is not a namespace other than base, a colon and a name", x.Name, c.Name)
+		case c.Status == nil:
+			return fmt.Errorf("export %q: metadata context %q has no function", x.Name, c.Name)
+		case slices.ContainsFunc(x.Contexts[:i], func(other Context) bool { return other.Name == c.Name }):
+			return fmt.Errorf("export %q: metadata context %q twice", x.Name, c.Name)
+		}
 	}
 	return nil
 }

@@ -21,19 +21,14 @@ const (
 
 // session is what a client and the server have agreed on.
 type session struct {
-	export     Export
-	structured bool
+	export   Export
+	can      capabilities
+	style    replyStyle
+	contexts []selection
 }
 
-// transmissionFlags are those of every export here: they are read-only, so flushing has nothing to do and any number of
-// connections see the same bytes.
-func (s *session) transmissionFlags() uint16 {
-	flags := uint16(exportHasFlags | exportReadOnly | exportFlush | exportMultiConn)
-	if s.structured {
-		flags |= exportDF
-	}
-	return flags
-}
+// extended says whether extended headers were agreed on.
+func (s *session) extended() bool { return s.style == styleExtended }
 
 // errAborted is returned by a negotiation that the client ended as the protocol wants it.
 var errAborted = errors.New("client left")
@@ -46,10 +41,19 @@ type negotiation struct {
 	// waiting is called each time before the negotiation waits for the client.
 	waiting func() error
 
-	session  session
-	noZeroes bool
-	data     []byte // of the option that is being answered; reused
-	out      []byte // the answer so far; reused
+	// tls says what STARTTLS means; upgrade does it, and returns what n.r and n.w are from then on.
+	tls     TLSMode
+	upgrade func() (*bufio.Reader, io.Writer, error)
+
+	session     session
+	fixed       bool        // the client understands replies to options
+	noZeroes    bool        // it wants no padding
+	secure      bool        // TLS is in use
+	upgrading   bool        // TLS is what comes after the answer
+	selected    []selection // metadata contexts
+	selectedFor string      // the export for which they were
+	data        []byte      // of the option that is being answered; reused
+	out         []byte      // the answer so far; reused
 }
 
 // run talks to the client until it has chosen an export. The error says why it has not: errAborted, errBroken or one of
@@ -86,7 +90,10 @@ func (n *negotiation) greet() error {
 	if flags&^(flagFixedNewstyle|flagNoZeroes) != 0 {
 		return fmt.Errorf("negotiate: unknown client flags 0x%x: %w", flags, errBroken)
 	}
-	n.noZeroes = flags&flagNoZeroes != 0
+	n.fixed, n.noZeroes = flags&flagFixedNewstyle != 0, flags&flagNoZeroes != 0
+	if n.tls == TLSRequired && !n.fixed {
+		return fmt.Errorf("negotiate: a client that cannot use TLS, which is required: %w", errBroken)
+	}
 	return nil
 }
 
@@ -112,7 +119,10 @@ func (n *negotiation) option() (done bool, err error) {
 	if err != nil && !errors.Is(err, errAborted) {
 		return false, err
 	}
-	return done, errors.Join(n.flush(), err)
+	if err := errors.Join(n.flush(), err); err != nil || !n.upgrading {
+		return done, err
+	}
+	return false, n.startTLS()
 }
 
 // skip answers an option that is too long to be looked at.
@@ -127,12 +137,23 @@ func (n *negotiation) skip(option, length uint32) error {
 		return fmt.Errorf("negotiate: read option: %w", err)
 	}
 	n.out = n.out[:0]
-	n.refuse(option, repErrTooBig, fmt.Sprintf("option of %d bytes, at most %d are taken", length, maxOption))
+	if n.needsTLS(option) {
+		n.refuse(option, repErrTLSReqd, needTLS)
+	} else {
+		n.refuse(option, repErrTooBig, fmt.Sprintf("option of %d bytes, at most %d are taken", length, maxOption))
+	}
 	return n.flush()
 }
 
 // answer appends the answer to an option to n.out. Its data is n.data.
 func (n *negotiation) answer(option uint32) (done bool, err error) {
+	if n.needsTLS(option) {
+		if option == optExportName {
+			return false, fmt.Errorf("negotiate: EXPORT_NAME without TLS, which is required: %w", errBroken)
+		}
+		n.refuse(option, repErrTLSReqd, needTLS)
+		return false, nil
+	}
 	switch option {
 	case optExportName:
 		return n.exportName()
@@ -143,13 +164,12 @@ func (n *negotiation) answer(option uint32) (done bool, err error) {
 		n.list()
 	case optInfo, optGo:
 		return n.info(option), nil
+	case optStartTLS:
+		n.offerTLS()
 	case optStructuredReply:
-		if len(n.data) > 0 {
-			n.refuse(option, repErrInvalid, "this option takes no data")
-			break
-		}
-		n.session.structured = true
-		n.reply(option, repAck, nil)
+		n.agree(option, styleStructured)
+	case optExtendedHeaders:
+		n.agree(option, styleExtended)
 	case optListMetaContext, optSetMetaContext:
 		n.metaContext(option)
 	default:
@@ -158,15 +178,54 @@ func (n *negotiation) answer(option uint32) (done bool, err error) {
 	return false, nil
 }
 
+// agree answers STRUCTURED_REPLY and EXTENDED_HEADERS. There is no way back from the latter.
+func (n *negotiation) agree(option uint32, style replyStyle) {
+	switch {
+	case len(n.data) > 0:
+		n.refuse(option, repErrInvalid, "this option takes no data")
+	case style < n.session.style:
+		n.refuse(option, repErrExtHeadersReqd, "extended headers were agreed on")
+	default:
+		n.session.style = style
+		n.reply(option, repAck, nil)
+	}
+}
+
+// choose makes x the export of the session.
+func (n *negotiation) choose(x Export) {
+	n.session.export = x
+	n.session.can = x.capabilities()
+	n.session.contexts = n.contextsOf(&x)
+}
+
+// flags are the "Transmission flags" of x for this client.
+func (n *negotiation) flags(x *Export) uint16 {
+	can := x.capabilities()
+	flags := can.flags()
+	if x.Rotational {
+		flags |= exportRotational
+	}
+	if n.session.style != styleSimple {
+		flags |= exportDF
+	}
+	if n.session.extended() && len(n.contextsOf(x)) > 0 {
+		flags |= exportBlockStatusPayload
+	}
+	return flags
+}
+
 // exportName answers EXPORT_NAME, which has no way to say no but to hang up.
 func (n *negotiation) exportName() (done bool, err error) {
 	export, ok := n.exports.find(string(n.data))
 	if !ok {
 		return false, fmt.Errorf("negotiate: no export named %q: %w", clip(string(n.data)), errBroken)
 	}
-	n.session.export = export
+	if n.session.extended() {
+		return false, fmt.Errorf("negotiate: EXPORT_NAME with extended headers, which need GO: %w", errBroken)
+	}
+	n.choose(export)
 	n.out = binary.BigEndian.AppendUint64(n.out, uint64(export.Device.Size()))
-	n.out = binary.BigEndian.AppendUint16(n.out, n.session.transmissionFlags())
+	n.out = binary.BigEndian.AppendUint16(n.out, n.flags(&export))
 	if !n.noZeroes {
 		n.out = append(n.out, make([]byte, lenZeroes)...)
 	}
@@ -202,7 +261,7 @@ func (n *negotiation) info(option uint32) (done bool) {
 
 	b := binary.BigEndian.AppendUint16(nil, infoExport)
 	b = binary.BigEndian.AppendUint64(b, uint64(export.Device.Size()))
-	n.reply(option, repInfo, binary.BigEndian.AppendUint16(b, n.session.transmissionFlags()))
+	n.reply(option, repInfo, binary.BigEndian.AppendUint16(b, n.flags(&export)))
 	var sent [infoBlockSize + 1]bool // a client that repeats a request is not told twice
 	for wanted := rest[2:]; len(wanted) > 0; wanted = wanted[2:] {
 		kind := binary.BigEndian.Uint16(wanted)
@@ -213,7 +272,7 @@ func (n *negotiation) info(option uint32) (done bool) {
 	}
 	n.reply(option, repAck, nil)
 	if option == optGo {
-		n.session.export = export
+		n.choose(export)
 		return true
 	}
 	return false
@@ -238,39 +297,6 @@ func (n *negotiation) detail(option uint32, kind uint16, export Export) {
 		return
 	}
 	n.reply(option, repInfo, b)
-}
-
-// metaContext answers LIST_META_CONTEXT and SET_META_CONTEXT: there are no contexts, so a well-formed one selects none.
-func (n *negotiation) metaContext(option uint32) {
-	if !n.session.structured {
-		n.refuse(option, repErrInvalid, "metadata contexts need structured replies")
-		return
-	}
-	name, rest, ok := cutString(n.data)
-	if !ok || !wellFormedQueries(rest) {
-		n.refuse(option, repErrInvalid, "lengths in this option do not add up")
-		return
-	}
-	if _, ok := n.exports.find(name); !ok {
-		n.refuse(option, repErrUnknown, fmt.Sprintf("no export named %q", name))
-		return
-	}
-	n.reply(option, repAck, nil)
-}
-
-// wellFormedQueries says whether b is a number of queries and as many strings.
-func wellFormedQueries(b []byte) bool {
-	if len(b) < 4 {
-		return false
-	}
-	count, b := binary.BigEndian.Uint32(b), b[4:]
-	for ; count > 0; count-- {
-		var ok bool
-		if _, b, ok = cutString(b); !ok {
-			return false
-		}
-	}
-	return len(b) == 0
 }
 
 // cutString cuts a string with its length before it off b.

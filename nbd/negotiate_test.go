@@ -33,16 +33,7 @@ const (
 )
 
 func TestOptionsAreAnsweredAsTheProtocolSays(t *testing.T) {
-	queries := func(name string, q ...string) []byte {
-		b := binary.BigEndian.AppendUint32(nil, uint32(len(name)))
-		b = append(b, name...)
-		b = binary.BigEndian.AppendUint32(b, uint32(len(q)))
-		for _, s := range q {
-			b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
-			b = append(b, s...)
-		}
-		return b
-	}
+	allocationListed := optReply{repMetaContext, "\x00\x00\x00\x00base:allocation"}
 	sizeDebian := "\x00\x00\x00\x00\x00\x4c\x4b\x40"
 	for _, c := range []struct {
 		name       string
@@ -68,7 +59,7 @@ func TestOptionsAreAnsweredAsTheProtocolSays(t *testing.T) {
 			infoData("debian", infoBlockSize, infoDescription, infoExport, infoBlockSize, 77),
 			[]optReply{
 				{repInfo, "\x00\x00" + sizeDebian + flagsStructured},
-				{repInfo, "\x00\x03\x00\x00\x00\x01\x00\x01\x00\x00\x02\x00\x00\x00"},
+				{repInfo, "\x00\x03\x00\x00\x00\x01\x00\x01\x00\x00\x04\x00\x00\x00"},
 				{repInfo, "\x00\x02a system"},
 				{repAck, ""},
 			},
@@ -86,21 +77,30 @@ func TestOptionsAreAnsweredAsTheProtocolSays(t *testing.T) {
 		{"GO with more than it counts", false, optGo, append(infoData("debian"), 0), []optReply{{repErrInvalid, ""}}},
 		{"STRUCTURED_REPLY", false, optStructuredReply, nil, []optReply{{repAck, ""}}},
 		{"STRUCTURED_REPLY with data", false, optStructuredReply, []byte{1}, []optReply{{repErrInvalid, ""}}},
-		{"no context is offered", true, optListMetaContext, queries("debian"), []optReply{{repAck, ""}}},
-		{"no context is selected", true, optSetMetaContext, queries("", "base:allocation", "qemu:x"), []optReply{{repAck, ""}}},
-		{"contexts of an unknown export", true, optSetMetaContext, queries("nosuch"), []optReply{{repErrUnknown, ""}}},
-		{"contexts need structured replies", false, optSetMetaContext, queries("debian"), []optReply{{repErrInvalid, ""}}},
+		{"all contexts are listed", true, optListMetaContext, queriesData("debian"), []optReply{allocationListed, {repAck, ""}}},
+		{"a namespace is listed", true, optListMetaContext, queriesData("debian", "qemu:", "base:"), []optReply{allocationListed, {repAck, ""}}},
+		{"a context is listed", true, optListMetaContext, queriesData("debian", "base:allocation"), []optReply{allocationListed, {repAck, ""}}},
+		{"a context that is not there", true, optListMetaContext, queriesData("debian", "base:x", "x", ":", ""), []optReply{{repAck, ""}}},
+		{"a context is selected", true, optSetMetaContext, queriesData("", "qemu:x", "base:allocation", "base:allocation"), []optReply{
+			{repMetaContext, "\x00\x00\x00\x01base:allocation"}, {repAck, ""},
+		}},
+		{"a namespace selects nothing", true, optSetMetaContext, queriesData("debian", "base:"), []optReply{{repAck, ""}}},
+		{"no query selects nothing", true, optSetMetaContext, queriesData("debian"), []optReply{{repAck, ""}}},
+		{"EXTENDED_HEADERS", false, optExtendedHeaders, nil, []optReply{{repAck, ""}}},
+		{"EXTENDED_HEADERS with data", true, optExtendedHeaders, []byte{1}, []optReply{{repErrInvalid, ""}}},
+		{"contexts of an unknown export", true, optSetMetaContext, queriesData("nosuch"), []optReply{{repErrUnknown, ""}}},
+		{"contexts need structured replies", false, optSetMetaContext, queriesData("debian"), []optReply{{repErrInvalid, ""}}},
 		{"more contexts than follow", true, optSetMetaContext, []byte("\x00\x00\x00\x00\xff\xff\xff\xff"), []optReply{{repErrInvalid, ""}}},
-		{"bytes after the contexts", true, optSetMetaContext, append(queries("debian", "base:"), 0), []optReply{{repErrInvalid, ""}}},
+		{"bytes after the contexts", true, optSetMetaContext, append(queriesData("debian", "base:"), 0), []optReply{{repErrInvalid, ""}}},
 		{"contexts without a count", true, optListMetaContext, []byte("\x00\x00\x00\x00"), []optReply{{repErrInvalid, ""}}},
-		{"STARTTLS is not known", false, 5, nil, []optReply{{repErrUnsup, ""}}},
+		{"STARTTLS where there is no TLS", false, optStartTLS, nil, []optReply{{repErrPolicy, ""}}},
 		{"an unknown option", false, 4711, []byte("whatever"), []optReply{{repErrUnsup, ""}}},
 		{"an option that is too long", false, optInfo, make([]byte, maxOption+1), []optReply{{repErrTooBig, ""}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := negotiating(t)
 			if c.structured {
-				n.option(optStructuredReply, nil)
+				n.agree(styleStructured)
 			}
 			got := n.option(c.option, c.data)
 			for i := range got {
@@ -113,6 +113,9 @@ func TestOptionsAreAnsweredAsTheProtocolSays(t *testing.T) {
 			}
 			if !slices.Equal(got, c.want) {
 				t.Errorf("got  %+v\nwant %+v", got, c.want)
+			}
+			if style := map[uint32]replyStyle{optStructuredReply: styleStructured, optExtendedHeaders: styleExtended}[c.option]; got[0].kind == repAck {
+				n.style = max(n.style, style)
 			}
 			// Whatever it was, the negotiation goes on.
 			if r := n.option(optGo, infoData("films")); r[len(r)-1].kind != repAck {
@@ -227,7 +230,7 @@ func TestExportsThatCannotBeServedAreNamed(t *testing.T) {
 
 func TestExportsCanBeReplacedWhileServing(t *testing.T) {
 	s := serve(t, ServerConfig{Exports: twoExports()}, listen(t, "tcp"))
-	old := dial(t, s.addr).chosen(false)
+	old := dial(t, s.addr).chosen(styleSimple)
 	if err := s.SetExports([]Export{{Name: "x", Device: pattern(3)}}); err != nil {
 		t.Fatal(err)
 	}

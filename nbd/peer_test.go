@@ -14,15 +14,22 @@ import (
 
 // client speaks the client's side of the protocol byte by byte, so that tests can also speak it wrongly.
 type client struct {
-	t    testing.TB
-	conn net.Conn
+	t     testing.TB
+	conn  net.Conn
+	style replyStyle // negotiated by chosen
 }
+
+// styles are all ways to talk to a server.
+var styles = []replyStyle{styleSimple, styleStructured, styleExtended}
 
 // pattern is a device in which every byte tells its offset, without holding any.
 type pattern int64
 
 func (d pattern) Size() int64 { return int64(d) }
 
+// ReadAt is not watched for races, which takes a minute for all tests together.
+//
+//go:norace
 func (d pattern) ReadAt(_ context.Context, p []byte, off int64) error {
 	for i := range p {
 		p[i] = patternByte(off + int64(i))
@@ -30,6 +37,7 @@ func (d pattern) ReadAt(_ context.Context, p []byte, off int64) error {
 	return nil
 }
 
+//go:norace
 func patternByte(off int64) byte { return byte(off*7 + off>>8*13 + off>>16) }
 
 // patternBytes are n of the device's bytes at off.
@@ -77,7 +85,7 @@ func (l *pipeListener) dial(t testing.TB) *client {
 	ours, theirs := net.Pipe()
 	l.conns <- theirs
 	t.Cleanup(func() { ours.Close() })
-	return &client{t, ours}
+	return &client{t: t, conn: ours}
 }
 
 // served is a server that runs until its test ends, or stop is called.
@@ -130,14 +138,14 @@ func dial(t testing.TB, addr net.Addr) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return &client{t, conn}
+	return &client{t: t, conn: conn}
 }
 
 // device serves one device on a TCP socket and returns a client that has chosen it.
-func device(t testing.TB, d Device, structured bool) *client {
+func device(t testing.TB, d Device, style replyStyle) *client {
 	t.Helper()
 	s := serve(t, ServerConfig{Exports: []Export{{Device: d}}, Grace: time.Second}, listen(t, "tcp"))
-	return dial(t, s.addr).chosen(structured)
+	return dial(t, s.addr).chosen(style)
 }
 
 func (c *client) write(b []byte) {
@@ -222,13 +230,30 @@ func infoData(name string, kinds ...uint16) []byte {
 }
 
 // chosen negotiates up to the transmission phase with the default export.
-func (c *client) chosen(structured bool) *client {
+func (c *client) chosen(style replyStyle) *client {
 	c.t.Helper()
 	c.greet(flagFixedNewstyle | flagNoZeroes)
-	if structured {
-		c.option(optStructuredReply, nil)
+	c.agree(style)
+	return c.enter("")
+}
+
+// agree negotiates how replies look.
+func (c *client) agree(style replyStyle) {
+	c.t.Helper()
+	option := map[replyStyle]uint32{styleStructured: optStructuredReply, styleExtended: optExtendedHeaders}[style]
+	if option == 0 {
+		return
 	}
-	if r := c.option(optGo, infoData("")); r[len(r)-1].kind != repAck {
+	if r := c.option(option, nil); r[0].kind != repAck {
+		c.t.Fatalf("option %d: %v", option, r)
+	}
+	c.style = style
+}
+
+// enter begins the transmission phase with an export.
+func (c *client) enter(name string) *client {
+	c.t.Helper()
+	if r := c.option(optGo, infoData(name)); r[len(r)-1].kind != repAck {
 		c.t.Fatalf("GO: %v", r)
 	}
 	return c
@@ -244,69 +269,166 @@ func requestBytes(flags, command uint16, cookie, offset uint64, length uint32) [
 	return binary.BigEndian.AppendUint32(b, length)
 }
 
-// answer is a reply to a request. offset is only known of structured ones.
-type answer struct {
-	cookie uint64
-	errno  uint32
-	text   string
-	offset uint64
-	data   []byte
+// extendedBytes is a request with an extended header as a client sends it.
+func extendedBytes(flags, command uint16, cookie, offset, length uint64) []byte {
+	b := binary.BigEndian.AppendUint32(nil, magicExtendedRequest)
+	b = binary.BigEndian.AppendUint16(b, flags)
+	b = binary.BigEndian.AppendUint16(b, command)
+	b = binary.BigEndian.AppendUint64(b, cookie)
+	b = binary.BigEndian.AppendUint64(b, offset)
+	return binary.BigEndian.AppendUint64(b, length)
 }
 
-// readAnswer reads one reply from r, whose request asked for as many bytes as expect says of its cookie.
+// answer is a reply to a request.
+type answer struct {
+	cookie  uint64
+	errno   uint32
+	text    string
+	offset  uint64 // of the data; not known of simple replies
+	data    []byte
+	hole    bool // the data is zero, and did not come
+	extents map[uint32][]extent
+}
+
+// readAnswer reads one reply from r, all chunks of it, whose request asked for as many bytes as expect says of its cookie.
 func readAnswer(r io.Reader, expect func(cookie uint64) uint32) (a answer, err error) {
-	get := func(n uint32) (b []byte) {
-		if err != nil || n > 64<<20 {
-			return make([]byte, 64)
-		}
-		b = make([]byte, max(n, 64))
-		_, err = io.ReadFull(r, b[:n])
-		return b[:max(n, 64)]
+	var magic [4]byte
+	if _, err := io.ReadFull(r, magic[:]); err != nil {
+		return a, err
 	}
-	switch magic := binary.BigEndian.Uint32(get(4)); {
-	case err != nil:
-	case magic == magicSimple:
-		h := get(12)
-		a.errno, a.cookie = binary.BigEndian.Uint32(h), binary.BigEndian.Uint64(h[4:])
-		if n := expect(a.cookie); a.errno == 0 && n > 0 {
-			a.data = get(n)[:n]
+	if binary.BigEndian.Uint32(magic[:]) != magicSimple {
+		for done := false; !done && err == nil; {
+			if done, err = a.chunk(r, magic[:]); err == nil && !done {
+				_, err = io.ReadFull(r, magic[:])
+			}
 		}
-	case magic == magicStructured:
-		h := get(16)
-		flags, kind := binary.BigEndian.Uint16(h), binary.BigEndian.Uint16(h[2:])
-		a.cookie = binary.BigEndian.Uint64(h[4:])
-		n := binary.BigEndian.Uint32(h[12:])
-		payload := get(n)[:n]
-		switch {
-		case err != nil:
-		case flags != replyFlagDone:
-			err = fmt.Errorf("chunk with flags 0x%x", flags)
-		case kind == replyNone && n == 0:
-		case kind == replyOffsetData && n > 8:
-			a.offset, a.data = binary.BigEndian.Uint64(payload), payload[8:]
-		case kind == replyError && n >= 6 && int(binary.BigEndian.Uint16(payload[4:])) == len(payload)-6:
-			a.errno, a.text = binary.BigEndian.Uint32(payload), string(payload[6:])
-		default:
-			err = fmt.Errorf("chunk of type %d with %d bytes", kind, n)
-		}
-	default:
-		err = fmt.Errorf("reply with magic 0x%08x", magic)
+		return a, err
+	}
+	var h [12]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return a, err
+	}
+	a.errno, a.cookie = binary.BigEndian.Uint32(h[:]), binary.BigEndian.Uint64(h[4:])
+	if n := expect(a.cookie); a.errno == 0 && n > 0 {
+		a.data = make([]byte, n)
+		_, err = io.ReadFull(r, a.data)
 	}
 	return a, err
 }
 
-// request sends a request and returns the reply to it, which must be the next.
-func (c *client) request(flags, command uint16, offset uint64, length uint32) answer {
-	c.t.Helper()
-	c.write(requestBytes(flags, command, 0x0123456789abcdef, offset, length))
-	if command == cmdWrite {
-		c.write(make([]byte, length))
+// chunk reads one chunk of a after its magic.
+func (a *answer) chunk(r io.Reader, magic []byte) (done bool, err error) {
+	extended := false
+	h := make([]byte, 16)
+	switch binary.BigEndian.Uint32(magic) {
+	case magicStructured:
+	case magicExtendedReply:
+		h, extended = make([]byte, 28), true
+	default:
+		return false, fmt.Errorf("reply with magic %x", magic)
 	}
+	if _, err := io.ReadFull(r, h); err != nil {
+		return false, err
+	}
+	flags, kind := binary.BigEndian.Uint16(h), binary.BigEndian.Uint16(h[2:])
+	cookie := binary.BigEndian.Uint64(h[4:])
+	n := uint64(binary.BigEndian.Uint32(h[12:]))
+	if extended {
+		a.offset, n = binary.BigEndian.Uint64(h[12:]), binary.BigEndian.Uint64(h[20:])
+	}
+	switch {
+	case flags&^replyFlagDone != 0:
+		return false, fmt.Errorf("chunk with flags 0x%x", flags)
+	case a.cookie != 0 && a.cookie != cookie:
+		return false, fmt.Errorf("chunk of reply %x within that of %x", cookie, a.cookie)
+	case n > maxPayload+8:
+		return false, fmt.Errorf("chunk of %d bytes", n)
+	}
+	a.cookie = cookie
+	p := make([]byte, n)
+	if _, err := io.ReadFull(r, p); err != nil {
+		return false, err
+	}
+	switch {
+	case kind == replyNone && n == 0:
+	case kind == replyOffsetData && n > 8:
+		a.offset, a.data = binary.BigEndian.Uint64(p), p[8:]
+	case kind == replyOffsetHole && n == 12:
+		a.hole, a.offset, a.data = true, binary.BigEndian.Uint64(p), make([]byte, binary.BigEndian.Uint32(p[8:]))
+	case kind == replyError && n >= 6 && int(binary.BigEndian.Uint16(p[4:])) == len(p)-6:
+		a.errno, a.text = binary.BigEndian.Uint32(p), string(p[6:])
+	case kind == replyBlockStatus && !extended && n >= 12 && n%8 == 4:
+		id, list := binary.BigEndian.Uint32(p), p[4:]
+		for ; len(list) > 0; list = list[8:] {
+			a.addExtent(id, extent{uint64(binary.BigEndian.Uint32(list)), uint64(binary.BigEndian.Uint32(list[4:]))})
+		}
+	case kind == replyBlockStatusExt && extended && n >= 24 && n == 8+16*uint64(binary.BigEndian.Uint32(p[4:])):
+		id, list := binary.BigEndian.Uint32(p), p[8:]
+		for ; len(list) > 0; list = list[16:] {
+			a.addExtent(id, extent{binary.BigEndian.Uint64(list), binary.BigEndian.Uint64(list[8:])})
+		}
+	default:
+		return false, fmt.Errorf("chunk of type %d with %d bytes, extended %v", kind, n, extended)
+	}
+	return flags&replyFlagDone != 0, nil
+}
+
+// addExtent notes what the reply says of context id.
+func (a *answer) addExtent(id uint32, e extent) {
+	if a.extents == nil {
+		a.extents = make(map[uint32][]extent)
+	}
+	a.extents[id] = append(a.extents[id], e)
+}
+
+// cookie is that of the requests that are made one at a time.
+const cookie = 0x0123456789abcdef
+
+// request sends a request and returns the reply to it, which must be the next. A write writes zeroes.
+func (c *client) request(flags, command uint16, offset, length uint64) answer {
+	c.t.Helper()
+	var data []byte
+	if command == cmdWrite {
+		data = make([]byte, length)
+	}
+	return c.requestWith(flags, command, offset, length, data)
+}
+
+// requestWith sends a request and its data, and returns the reply to it, which must be the next.
+func (c *client) requestWith(flags, command uint16, offset, length uint64, data []byte) answer {
+	c.t.Helper()
+	if c.style == styleExtended {
+		if len(data) > 0 {
+			flags |= cmdFlagPayloadLen
+		}
+		c.write(extendedBytes(flags, command, cookie, offset, length))
+	} else {
+		c.write(requestBytes(flags, command, cookie, offset, uint32(length)))
+	}
+	c.write(data)
 	want := uint32(0)
 	if command == cmdRead {
-		want = length
+		want = uint32(length)
 	}
-	return c.answer(0x0123456789abcdef, want)
+	return c.answer(cookie, want)
+}
+
+// put writes data at offset and fails the test unless that succeeds.
+func (c *client) put(offset uint64, data string) {
+	c.t.Helper()
+	if a := c.requestWith(0, cmdWrite, offset, uint64(len(data)), []byte(data)); a.errno != 0 {
+		c.t.Fatalf("WRITE at %d: %+v", offset, a)
+	}
+}
+
+// get reads n bytes at offset and fails the test unless that succeeds.
+func (c *client) get(offset, n uint64) string {
+	c.t.Helper()
+	a := c.request(0, cmdRead, offset, n)
+	if a.errno != 0 {
+		c.t.Fatalf("READ at %d: %+v", offset, a)
+	}
+	return string(a.data)
 }
 
 // answer reads the next reply, which must be to cookie.

@@ -126,13 +126,14 @@ const (
 
 // Lengths in bytes.
 const (
-	lenOptionHeader  = 16
-	lenRequestHeader = 28
-	lenZeroes        = 124 // of reserved padding after an EXPORT_NAME, unless flagNoZeroes was agreed
+	lenOptionHeader          = 16
+	lenRequestHeader         = 28
+	lenExtendedRequestHeader = 32  // "EXTENDED_HEADERS"
+	lenZeroes                = 124 // of reserved padding after an EXPORT_NAME, unless flagNoZeroes was agreed
 
 	// maxString is the longest name, description or error text, "Conventions".
 	maxString = 4096
-	// maxPayload is the most that one read may ask for. It is the size that the specification tells clients to stay within
-	// when nothing was agreed, so a client that asked for no limits does not meet a smaller one.
-	maxPayload = 32 << 20
+	// maxPayload is the most that one request may read or write. A client that agreed on nothing stays within 32 MiB, "Size
+	// constraints"; those that ask are told this.
+	maxPayload = 64 << 20
 )

@@ -1,14 +1,12 @@
-// Package nbd speaks the Network Block Device protocol: a server whose exports are anything that can be read at an offset.
-//
-// It negotiates fixed newstyle, with structured replies for clients that ask for them. Exports are read-only. The
-// protocol is doc/proto.md of https://github.com/NetworkBlockDevice/nbd.
 package nbd
 
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -25,8 +23,9 @@ const (
 	// defaultMaxConns keeps the memory of all connections within what one machine has, and their number below the usual
 	// limit of open files.
 	defaultMaxConns = 512
-	// readAhead is the size of a connection's read buffer: 580 requests, more than a connection has under way.
-	readAhead = 16 << 10
+	// readAhead is the size of a connection's read buffer: room for all requests that a connection has under way, and for a
+	// dozen small writes.
+	readAhead = 64 << 10
 	// unixSendBuffer is the size of a local client's socket buffer, as far as the system allows. The usual 208 KiB are less
 	// than one large reply, so that the server and its client take turns: nbdcopy reads 2.1 GB/s then and 2.9 GB/s with
 	// this. TCP finds the size for its path by itself.
@@ -42,10 +41,19 @@ type ServerConfig struct {
 	// Log gets a line for each connection that ends badly, at level warn, and for each beginning and end, at level debug.
 	// nil means none.
 	Log *slog.Logger
-	// HandshakeTimeout is how long a client may be silent before it has chosen an export. 0 means 30 s. Later a client may
-	// be silent for ever.
+	// HandshakeTimeout is how long a client may be silent before it has chosen an export. 0 means 30 s.
 	HandshakeTimeout time.Duration
-	// Grace is how long the reads under way may take to complete when Serve's context ends, or a client disconnects. 0 means
+	// IdleTimeout is how long a client may be silent later, and how long it may leave replies where they are: a client that
+	// has no requests under way, or takes none of its replies, is hung up on. 0 means for ever.
+	IdleTimeout time.Duration
+	// TLSMode is when TLS is used, and TLS how: its certificates, and whether clients must have one (ClientAuth). Off, TLS is
+	// not looked at; otherwise it must be there.
+	TLSMode TLSMode
+	TLS     *tls.Config
+	// Accept, if it is not nil, is asked about each client before it is talked to. When it returns an error, which is logged,
+	// the client is hung up on. It must not wait.
+	Accept func(client net.Addr) error
+	// Grace is how long the requests under way may take to complete when Serve's context ends, or a client disconnects. 0 means
 	// 5 s. What has not completed by then is answered ESHUTDOWN.
 	Grace time.Duration
 	// MaxConns is how many connections are served at once, over all listeners. Further ones are closed at once. 0 means 512.
@@ -71,6 +79,9 @@ func NewServer(config ServerConfig) (*Server, error) {
 	}
 	if config.MaxConns == 0 {
 		config.MaxConns = defaultMaxConns
+	}
+	if config.TLSMode != TLSOff && config.TLS == nil {
+		return nil, errors.New("TLS is on, but there is no configuration for it")
 	}
 	s := &Server{config: config, log: config.Log}
 	if s.log == nil {
@@ -142,6 +153,14 @@ func (s *Server) start(ctx context.Context, wg *sync.WaitGroup, conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
+	if s.config.Accept != nil {
+		if err := s.config.Accept(conn.RemoteAddr()); err != nil {
+			s.count.connections.Add(-1)
+			s.log.Warn("NBD client turned away", "client", conn.RemoteAddr(), "err", err)
+			_ = conn.Close()
+			return
+		}
+	}
 	wg.Go(func() {
 		defer s.count.connections.Add(-1)
 		defer conn.Close()
@@ -160,9 +179,20 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	r := bufio.NewReaderSize(conn, readAhead)
-	n := &negotiation{exports: &s.exports, r: r, w: conn, waiting: func() error {
-		return conn.SetDeadline(time.Now().Add(s.config.HandshakeTimeout))
-	}}
+	client := conn // as it is talked to: with TLS at some time, perhaps
+	n := &negotiation{
+		exports: &s.exports, r: r, w: conn, tls: s.config.TLSMode,
+		waiting: func() error { return conn.SetDeadline(time.Now().Add(s.config.HandshakeTimeout)) },
+		upgrade: func() (*bufio.Reader, io.Writer, error) {
+			secure, err := newTLSConn(ctx, conn, s.config.TLS)
+			if err != nil {
+				return nil, nil, err
+			}
+			client = secure
+			r.Reset(secure)
+			return r, secure, nil
+		},
+	}
 	session, err := n.run()
 	if errors.Is(err, errAborted) {
 		return nil
@@ -176,12 +206,14 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	if local, ok := conn.(interface{ SetWriteBuffer(int) error }); ok && conn.LocalAddr().Network() == "unix" {
 		_ = local.SetWriteBuffer(unixSendBuffer) // slower without, no more
 	}
-	log.Debug("NBD client reads", "export", session.export.Name)
+	log.Debug("NBD client served", "export", session.export.Name)
 
-	t := newTransmission(context.WithoutCancel(ctx), session, conn, r, &s.stock, &s.count)
+	t := newTransmission(context.WithoutCancel(ctx), session, client, r, s)
 	if !stop() {
 		return nil // ctx ended, and conn was closed
 	}
 	defer context.AfterFunc(ctx, t.stop)()
-	return t.run(s.config.Grace)
+	err = t.run(s.config.Grace)
+	_ = client.Close() // says goodbye where there is TLS
+	return err
 }

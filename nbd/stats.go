@@ -8,21 +8,25 @@ type Stats struct {
 	Accepted    int64 // connections, since the start
 	Requests    int64 // answered
 	Failed      int64 // of these, answered with an error
-	Bytes       int64 // of data in answers
+	Bytes       int64 // that were read
+	Written     int64 // bytes
 }
 
 // counters are the running numbers behind Stats.
 type counters struct {
-	connections, accepted, requests, failed, bytes atomic.Int64
+	connections, accepted, requests, failed, bytes, written atomic.Int64
 }
 
-// add counts the answer to r: errno, or its data where that is 0.
+// add counts the answer to r, which is the error errno or 0.
 func (c *counters) add(r *request, errno uint32) {
 	c.requests.Add(1)
-	if errno != 0 {
+	switch {
+	case errno != 0:
 		c.failed.Add(1)
-	} else {
-		c.bytes.Add(r.cost)
+	case r.command == cmdRead:
+		c.bytes.Add(int64(r.length))
+	case r.command == cmdWrite:
+		c.written.Add(int64(r.length))
 	}
 }
 
@@ -34,5 +38,6 @@ func (s *Server) Stats() Stats {
 		Requests:    s.count.requests.Load(),
 		Failed:      s.count.failed.Load(),
 		Bytes:       s.count.bytes.Load(),
+		Written:     s.count.written.Load(),
 	}
 }

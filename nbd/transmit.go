@@ -2,12 +2,13 @@ package nbd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"slices"
+	"os"
 	"sync"
 	"time"
 )
@@ -18,38 +19,49 @@ const (
 	// maxRequests is twice the queue of the deepest common client, Linux's nbd driver (128).
 	maxRequests = 256
 	// maxBytes bounds the memory of a connection's buffers. It is what nbdcopy, which asks for the most at once, has under way.
-	// A larger read is served when it is alone.
+	// A larger request is served when it is alone.
 	maxBytes = 16 << 20
-	// maxBatch is how many bytes are written with one call before their buffers are free for the next reads: enough to make
-	// the calls' cost vanish.
-	maxBatch = 1 << 20
+	// maxDiscard is the most data of a wrong request that is read to be thrown away. Who announces more than that, four times
+	// what is allowed, is hung up on.
+	maxDiscard = 256 << 20
 )
 
-// transmission is the second phase of a connection, in which the client reads.
+// transmission is the second phase of a connection, in which the client reads and writes.
 //
-// One goroutine, that of run, reads requests. Each request has a goroutine of its own, which reads from the device and
-// queues the reply. Whoever queues a reply while nobody writes becomes the writer, and writes what is queued until
-// nothing is: a lone reply goes out without waking another goroutine, and replies that pile up behind a slow connection
-// share a call.
+// One goroutine at a time is the leader: it reads requests. Large requests, and those that may be slow, get a goroutine of
+// their own, which queues the reply. While the device proves quick, the leader itself serves small requests, and writes
+// their replies together when it has to wait for the next request: a goroutine for each would cost more than the request.
+// If it gets stuck in one of them another goroutine becomes the leader (lead.go).
+//
+// Whoever queues a reply while nobody writes becomes the writer, and writes what is queued until nothing is: a lone reply
+// goes out without waking another goroutine, and replies that pile up behind a slow connection share a call (send.go).
 type transmission struct {
 	session
 	conn  net.Conn
-	r     *bufio.Reader
+	r     *bufio.Reader // the leader's
 	stock *buffers
 	count *counters
 	size  int64
+	idle  time.Duration // how long a client without requests may be silent; 0: for ever
 
 	// ctx ends when no reply can be delivered any more; cancel ends it.
 	ctx    context.Context
 	cancel context.CancelFunc
+	wg     sync.WaitGroup // all goroutines but run's
 
 	mu       sync.Mutex // guards what follows; it is never held while waiting for the device or the client
-	changed  sync.Cond  // on mu: requests or bytes fell, or stopping was set
+	changed  sync.Cond  // on mu: requests or bytes fell, or stopping, broken or ended were set
 	requests int        // read but not answered
 	bytes    int64      // of data in those requests
+	taking   bool       // the leader reads the data of a request, which is one of those
 	stopping bool       // no more requests are to be read
+	final    bool       // the deadline for writing is not to be moved any more
+	ended    bool       // the last request was read
+	err      error      // why, when it was not the client's or stop's wish
+	lead     leadership
 	queue    []*request // answered, to be written
-	writing  bool       // somebody is in write
+	queued   int64      // bytes of data in queue
+	writing  bool       // somebody is in writeLocked
 	broken   error      // why nothing can be written any more
 
 	batch []*request  // the writer's: taken from queue
@@ -58,17 +70,20 @@ type transmission struct {
 }
 
 // newTransmission returns the transmission phase of conn. Requests come from r, which may have read some ahead.
-func newTransmission(ctx context.Context, s session, conn net.Conn, r *bufio.Reader, stock *buffers, count *counters) *transmission {
+func newTransmission(ctx context.Context, s session, conn net.Conn, r *bufio.Reader, server *Server) *transmission {
 	t := &transmission{
 		session: s,
 		conn:    conn,
 		r:       r,
-		stock:   stock,
-		count:   count,
+		stock:   &server.stock,
+		count:   &server.count,
 		size:    s.export.Device.Size(),
+		idle:    server.config.IdleTimeout,
 	}
 	t.ctx, t.cancel = context.WithCancel(ctx)
 	t.changed.L = &t.mu
+	ahead, _ := r.Peek(r.Buffered())
+	r.Reset(io.MultiReader(bytes.NewReader(bytes.Clone(ahead)), t))
 	return t
 }
 
@@ -76,108 +91,182 @@ func newTransmission(ctx context.Context, s session, conn net.Conn, r *bufio.Rea
 // under way; those of a client that is still there get as long as grace to be answered.
 func (t *transmission) run(grace time.Duration) error {
 	defer t.cancel()
-	err := t.readRequests()
-	if err == nil {
-		timer := time.AfterFunc(grace, func() {
-			t.cancel()
-			// The replies that this makes, of ESHUTDOWN, get the same time to leave.
-			_ = t.conn.SetWriteDeadline(time.Now().Add(grace))
-		})
+	t.follow(0)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for !t.ended {
+		t.changed.Wait()
+	}
+	if t.err == nil {
+		timer := time.AfterFunc(grace, func() { t.hurry(grace) })
 		defer timer.Stop()
 	} else {
 		t.cancel()
 		_ = t.conn.Close() // wakes the writer
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	for t.requests > 0 || t.writing {
 		t.changed.Wait()
 	}
-	if err == nil {
-		err = t.broken
+	t.lead.close()
+	t.mu.Unlock()
+	t.wg.Wait()
+	t.mu.Lock()
+	if t.err != nil {
+		return t.err
 	}
-	return err
+	return t.broken
+}
+
+// hurry cuts short what is under way. The replies that this makes, of ESHUTDOWN, get as long as grace to leave.
+func (t *transmission) hurry(grace time.Duration) {
+	t.cancel()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.final = true
+	_ = t.conn.SetWriteDeadline(time.Now().Add(grace))
 }
 
 // stop makes run read no more requests.
 func (t *transmission) stop() {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.stopping = true
 	t.changed.Broadcast()
-	t.mu.Unlock()
 	_ = t.conn.SetReadDeadline(time.Now())
 }
 
-// readRequests reads requests and starts a goroutine for each. It returns nil when the client said that it disconnects, or
-// stop was called.
-func (t *transmission) readRequests() error {
-	for {
-		head, err := t.r.Peek(lenRequestHeader)
-		if err != nil {
-			return t.readError(err)
-		}
-		r := new(request)
-		if err := r.decode(head); err != nil {
-			return err
-		}
-		_, _ = t.r.Discard(lenRequestHeader) // cannot fail: they were peeked at
-		if r.command == cmdDisconnect {
-			return nil
-		}
-		if r.command == cmdWrite {
-			// Nothing here can be written, but the data must be out of the way of the next request.
-			if _, err := io.CopyN(io.Discard, t.r, int64(r.length)); err != nil {
-				return t.readError(err)
-			}
-		}
-		errno, text := t.check(r)
-		if errno == 0 && r.command == cmdRead {
-			r.cost = int64(r.length)
-		}
-		if !t.acquire(r.cost) {
-			return nil
-		}
-		go t.serve(r, errno, text)
+// receive reads the next request, with its data if that is wanted, and the error number that it deserves with the reason.
+// It returns nil when there are none any more.
+func (t *transmission) receive() (r *request, errno uint32, text string, err error) {
+	n := t.headerLength()
+	head, err := t.r.Peek(n)
+	if err != nil {
+		return nil, 0, "", t.readError(err)
 	}
+	r = t.stock.request()
+	if err := r.decode(head, t.extended()); err != nil {
+		return nil, 0, "", err
+	}
+	_, _ = t.r.Discard(n) // cannot fail: they were peeked at
+	if r.command == cmdDisconnect {
+		return nil, 0, "", nil
+	}
+	if r.payload > maxDiscard {
+		return nil, 0, "", fmt.Errorf("read request: %d bytes of data: %w", r.payload, errBroken)
+	}
+
+	r.contexts = t.contexts
+	if r.command == cmdBlockStatus && r.payload > 0 {
+		if errno, text, err = t.readFilter(r); err != nil {
+			return nil, 0, "", t.readError(err)
+		}
+	}
+	if errno == 0 {
+		errno, text = t.check(r)
+	}
+	if errno != 0 {
+		if err := t.discard(int(r.payload)); err != nil {
+			return nil, 0, "", t.readError(err)
+		}
+	} else {
+		r.cost = t.cost(r)
+	}
+	if !t.acquire(r.cost) {
+		return nil, 0, "", nil
+	}
+	if errno == 0 && r.payload > 0 {
+		if err := t.take(r); err != nil {
+			t.abandon(r)
+			return nil, 0, "", t.readError(err)
+		}
+	}
+	return r, errno, text, nil
+}
+
+// headerLength is the length of a request's header.
+func (t *transmission) headerLength() int {
+	if t.extended() {
+		return lenExtendedRequestHeader
+	}
+	return lenRequestHeader
+}
+
+// cost is how many bytes of memory the data of r and of its reply take.
+func (t *transmission) cost(r *request) int64 {
+	switch r.command {
+	case cmdRead, cmdWrite:
+		return int64(r.length)
+	case cmdBlockStatus:
+		return int64(len(r.contexts)) * maxExtents * lenExtent
+	}
+	return 0
+}
+
+// take reads the data that r writes.
+func (t *transmission) take(r *request) error {
+	r.data = t.stock.get(int(r.payload))
+	t.mu.Lock()
+	t.taking = true
+	t.mu.Unlock()
+	err := t.readFull(r.data.b)
+	t.mu.Lock()
+	t.taking = false
+	t.mu.Unlock()
+	return err
+}
+
+// readFull fills b from the client.
+func (t *transmission) readFull(b []byte) error {
+	t.flushAside(len(b))
+	_, err := io.ReadFull(t.r, b)
+	return err
+}
+
+// discard reads n bytes from the client and forgets them.
+func (t *transmission) discard(n int) error {
+	t.flushAside(n)
+	_, err := t.r.Discard(n)
+	return err
+}
+
+// Read is how t.r reads from the client. It fails when the client is silent for too long while it waits for nothing.
+func (t *transmission) Read(p []byte) (int, error) {
+	if t.idle == 0 {
+		return t.conn.Read(p)
+	}
+	for {
+		t.mu.Lock()
+		if !t.stopping {
+			_ = t.conn.SetReadDeadline(time.Now().Add(t.idle)) // if it fails, so does Read
+		}
+		t.mu.Unlock()
+		n, err := t.conn.Read(p)
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !t.waited() {
+			return n, err
+		}
+	}
+}
+
+// waited says whether the client's silence is explained by requests that were not answered.
+func (t *transmission) waited() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.stopping && (t.requests > 1 || t.requests > 0 && !t.taking)
 }
 
 // readError is the error with which reading ends: nil after stop.
 func (t *transmission) readError(err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.stopping || t.broken != nil {
-		return t.broken
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case t.stopping || t.broken != nil:
+		return nil
+	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("read request: nothing came for %v", t.idle)
 	}
 	return fmt.Errorf("read request: %w", err)
-}
-
-// check returns the error number that r deserves, and the reason as a text, or 0.
-func (t *transmission) check(r *request) (errno uint32, text string) {
-	switch r.command {
-	case cmdRead:
-		switch {
-		case r.flags&^cmdFlagDF != 0 || r.flags != 0 && !t.structured:
-			return errInvalid, "a flag that does not apply to reads"
-		case !r.within(t.size):
-			return errInvalid, fmt.Sprintf("%d bytes at %d leave the export of %d", r.length, r.offset, t.size)
-		case r.length > maxPayload && t.structured:
-			return errOverflow, fmt.Sprintf("at most %d bytes are read at once", maxPayload)
-		case r.length > maxPayload:
-			return errInvalid, "" // EOVERFLOW is for structured replies only
-		}
-	case cmdWrite, cmdTrim, cmdWriteZeroes:
-		return errPerm, "the export is read-only"
-	case cmdFlush:
-		if r.flags != 0 || r.offset != 0 || r.length != 0 {
-			return errInvalid, "a flush has no flags, offset or length"
-		}
-	default:
-		return errInvalid, fmt.Sprintf("command %d is not known here", r.command)
-	}
-	return 0, ""
 }
 
 // acquire waits until another request with cost bytes of data may start. It returns false when none may any more. While it
@@ -186,6 +275,10 @@ func (t *transmission) acquire(cost int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !t.stopping && t.broken == nil && (t.requests >= maxRequests || t.bytes > 0 && t.bytes+cost > maxBytes) {
+		if !t.writing && len(t.queue) > 0 {
+			t.writeLocked()
+			continue
+		}
 		t.changed.Wait()
 	}
 	if t.stopping || t.broken != nil {
@@ -196,81 +289,18 @@ func (t *transmission) acquire(cost int64) bool {
 	return true
 }
 
-// serve answers r. A request that must fail comes with the errno and the reason.
-func (t *transmission) serve(r *request, errno uint32, text string) {
-	switch {
-	case errno != 0:
-		r.fail(t.structured, errno, text)
-	case r.cost == 0: // a flush, or a read of nothing
-		r.succeed(t.structured, nil)
-	default:
-		data := t.stock.get(int(r.cost))
-		if err := t.export.Device.ReadAt(t.ctx, data.b, int64(r.offset)); err != nil {
-			data.release()
-			errno = errnoOf(err)
-			r.fail(t.structured, errno, err.Error())
-		} else {
-			r.succeed(t.structured, data)
-		}
-	}
-	t.count.add(r, errno)
-	t.send(r)
-}
-
-// send queues r's reply, and writes the queue unless somebody does.
-func (t *transmission) send(r *request) {
+// abandon gives up a request whose data did not come.
+func (t *transmission) abandon(r *request) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.queue = append(t.queue, r)
-	if t.writing {
-		return
-	}
-	t.writing = true
-	for len(t.queue) > 0 {
-		t.takeBatchLocked()
-		if t.broken == nil {
-			t.mu.Unlock()
-			err := t.writeBatch()
-			t.mu.Lock()
-			if err != nil {
-				t.broken = err
-				t.cancel()         // nobody will see what is still being read
-				_ = t.conn.Close() // wakes the reader
-			}
-		}
-		for _, r := range t.batch {
-			r.data.release()
-			t.requests--
-			t.bytes -= r.cost
-		}
-		t.changed.Broadcast()
-	}
-	t.writing = false
+	t.finishLocked(r)
+}
+
+// finishLocked gives back what r holds.
+func (t *transmission) finishLocked(r *request) {
+	t.requests--
+	t.bytes -= r.cost
 	t.changed.Broadcast()
-}
-
-// takeBatchLocked moves replies of about maxBatch bytes, at least one, from the queue to the batch.
-func (t *transmission) takeBatchLocked() {
-	n := 0
-	for size := int64(0); n < len(t.queue) && size < maxBatch; n++ {
-		size += t.queue[n].cost
-	}
-	t.batch = append(t.batch[:0], t.queue[:n]...)
-	t.queue = slices.Delete(t.queue, 0, n)
-}
-
-// writeBatch writes the batch with as few calls as the system allows.
-func (t *transmission) writeBatch() error {
-	t.parts = t.parts[:0]
-	for _, r := range t.batch {
-		t.parts = append(t.parts, r.reply)
-		if r.data != nil {
-			t.parts = append(t.parts, r.data.b)
-		}
-	}
-	t.rest = t.parts // WriteTo consumes what it is called on
-	if _, err := t.rest.WriteTo(t.conn); err != nil {
-		return fmt.Errorf("write reply: %w", err)
-	}
-	return nil
+	r.data.release()
+	t.stock.recycle(r)
 }

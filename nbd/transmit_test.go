@@ -24,9 +24,9 @@ func TestRequestsAreAnsweredAsTheProtocolSays(t *testing.T) {
 		name           string
 		flags, command uint16
 		offset         uint64
-		length         uint32
+		length         uint64
 		errno          uint32 // with simple replies
-		structured     uint32 // with structured ones
+		structured     uint32 // with structured and extended ones
 	}{
 		{"a read", 0, cmdRead, 12345, 6789, 0, 0},
 		{"the whole export", 0, cmdRead, 0, size, 0, 0},
@@ -48,27 +48,27 @@ func TestRequestsAreAnsweredAsTheProtocolSays(t *testing.T) {
 		{"a cache request", 0, 5, 0, 512, errInvalid, errInvalid},
 		{"a block status", 0, 7, 0, 512, errInvalid, errInvalid},
 		{"a resize", 0, 8, 0, 512, errInvalid, errInvalid},
-		{"an unknown command", 0xffff, 0xffff, 1 << 63, 1 << 31, errInvalid, errInvalid},
+		{"an unknown command", 0xffdf, 0xffff, 1 << 63, 1 << 31, errInvalid, errInvalid},
 	} {
-		for _, structured := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, structured %v", c.name, structured), func(t *testing.T) {
-				n := device(t, pattern(size), structured)
+		for _, style := range styles {
+			t.Run(fmt.Sprintf("%s, style %d", c.name, style), func(t *testing.T) {
+				n := device(t, pattern(size), style)
 				a := n.request(c.flags, c.command, c.offset, c.length)
 				want := c.errno
-				if structured {
+				if style != styleSimple {
 					want = c.structured
 				}
 				if a.errno != want {
 					t.Fatalf("error %d (%s), want %d", a.errno, a.text, want)
 				}
-				if structured && (a.errno != 0) != (a.text != "") {
+				if style != styleSimple && (a.errno != 0) != (a.text != "") {
 					t.Errorf("error %d with text %q", a.errno, a.text)
 				}
 				if c.command == cmdRead && a.errno == 0 {
 					if !bytes.Equal(a.data, patternBytes(int64(c.offset), int(c.length))) {
 						t.Errorf("wrong bytes, %d of them", len(a.data))
 					}
-					if structured && c.length > 0 && a.offset != c.offset {
+					if style != styleSimple && c.length > 0 && a.offset != c.offset {
 						t.Errorf("data at %d, want at %d", a.offset, c.offset)
 					}
 				}
@@ -82,20 +82,20 @@ func TestRequestsAreAnsweredAsTheProtocolSays(t *testing.T) {
 }
 
 func TestReadsOverTheLimitFailAlone(t *testing.T) {
-	for _, structured := range []bool{false, true} {
-		n := device(t, pattern(1<<40), structured)
+	for _, style := range styles {
+		n := device(t, pattern(1<<40), style)
 		if a := n.request(0, cmdRead, 1<<30, maxPayload); a.errno != 0 || len(a.data) != maxPayload {
-			t.Errorf("structured %v: %d bytes, error %d at the limit", structured, len(a.data), a.errno)
+			t.Errorf("style %d: %d bytes, error %d at the limit", style, len(a.data), a.errno)
 		}
 		want := uint32(errInvalid)
-		if structured {
+		if style != styleSimple {
 			want = errOverflow
 		}
 		if a := n.request(0, cmdRead, 0, maxPayload+1); a.errno != want {
-			t.Errorf("structured %v: error %d above the limit, want %d", structured, a.errno, want)
+			t.Errorf("style %d: error %d above the limit, want %d", style, a.errno, want)
 		}
 		if a := n.request(0, cmdRead, 9, 9); !bytes.Equal(a.data, patternBytes(9, 9)) {
-			t.Errorf("structured %v: READ afterwards: %+v", structured, a)
+			t.Errorf("style %d: READ afterwards: %+v", style, a)
 		}
 	}
 }
@@ -123,17 +123,17 @@ func TestDeviceErrorsBecomeErrorNumbers(t *testing.T) {
 		{errors.New(strings.Repeat("long", 5000)), errIO},
 		{errors.New("odd \x00\xff"), errIO},
 	} {
-		for _, structured := range []bool{false, true} {
+		for _, style := range styles {
 			n := device(t, readFunc(func(_ context.Context, p []byte, off int64) error {
 				if off >= 4096 {
 					p[0] = 0xee // must not be seen
 					return c.err
 				}
 				return nil
-			}), structured)
+			}), style)
 			if a := n.request(0, cmdRead, 4096, 512); a.errno != c.want || a.data != nil || len(a.text) > maxString {
 				t.Errorf("%v: got %+v, want error %d", c.err, a, c.want)
-			} else if structured && a.text != clip(c.err.Error()) {
+			} else if style != styleSimple && a.text != clip(c.err.Error()) {
 				t.Errorf("%v: text %q", c.err, a.text)
 			}
 			if a := n.request(0, cmdRead, 0, 512); a.errno != 0 {
@@ -145,10 +145,10 @@ func TestDeviceErrorsBecomeErrorNumbers(t *testing.T) {
 
 func TestManyRequestsAtOnceAreAnsweredInAnyOrder(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
-		for _, structured := range []bool{false, true} {
+		for _, style := range styles {
 			const size = 1 << 30
 			s := serve(t, ServerConfig{Exports: []Export{{Device: pattern(size)}}}, listen(t, network))
-			n := dial(t, s.addr).chosen(structured)
+			n := dial(t, s.addr).chosen(style)
 			type read struct {
 				off uint64
 				n   uint32
@@ -161,7 +161,11 @@ func TestManyRequestsAtOnceAreAnsweredInAnyOrder(t *testing.T) {
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				for i, r := range reads {
-					if _, err := n.conn.Write(requestBytes(0, cmdRead, uint64(i), r.off, r.n)); err != nil {
+					b := requestBytes(0, cmdRead, uint64(i), r.off, r.n)
+					if style == styleExtended {
+						b = extendedBytes(0, cmdRead, uint64(i), r.off, uint64(r.n))
+					}
+					if _, err := n.conn.Write(b); err != nil {
 						t.Error(err)
 						return
 					}
@@ -194,7 +198,7 @@ func TestASlowRequestHoldsNoOtherUp(t *testing.T) {
 			<-gate
 		}
 		return nil
-	}), true)
+	}), styleStructured)
 	n.write(requestBytes(0, cmdRead, 1, 0, 512))
 	for i := range uint64(10) {
 		n.write(requestBytes(0, cmdRead, 2+i, 512, 512))
@@ -217,7 +221,7 @@ func TestAClientThatReadsNothingHarmsOnlyItself(t *testing.T) {
 		return nil
 	})
 	s := serve(t, ServerConfig{Exports: []Export{{Device: d}}, Grace: 10 * time.Millisecond}, listen(t, "unix"))
-	deaf := dial(t, s.addr).chosen(false)
+	deaf := dial(t, s.addr).chosen(styleSimple)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := range uint64(5000) {
@@ -227,7 +231,7 @@ func TestAClientThatReadsNothingHarmsOnlyItself(t *testing.T) {
 		}
 	})
 	<-full
-	well := dial(t, s.addr).chosen(false)
+	well := dial(t, s.addr).chosen(styleSimple)
 	for range 100 {
 		well.request(0, cmdRead, 0, 4096)
 	}
@@ -247,7 +251,7 @@ func TestAClientThatReadsNothingHarmsOnlyItself(t *testing.T) {
 
 func TestDisconnectAnswersWhatIsUnderWay(t *testing.T) {
 	gate := make(chan struct{})
-	n := device(t, readFunc(func(context.Context, []byte, int64) error { <-gate; return nil }), false)
+	n := device(t, readFunc(func(context.Context, []byte, int64) error { <-gate; return nil }), styleSimple)
 	n.write(requestBytes(0, cmdRead, 1, 0, 512))
 	n.write(requestBytes(0, cmdDisconnect, 2, 0, 0))
 	close(gate)
@@ -256,7 +260,7 @@ func TestDisconnectAnswersWhatIsUnderWay(t *testing.T) {
 }
 
 func TestABrokenStreamEndsTheConnection(t *testing.T) {
-	n := device(t, pattern(1<<20), false)
+	n := device(t, pattern(1<<20), styleSimple)
 	n.write(make([]byte, lenRequestHeader))
 	n.closed()
 }
@@ -273,7 +277,7 @@ func TestReadsOfAClientThatIsGoneAreCancelled(t *testing.T) {
 			<-ctx.Done()
 			close(ended)
 			return ctx.Err()
-		}), false)
+		}), styleSimple)
 		n.write(requestBytes(0, cmdRead, 1, 0, 512))
 		<-begun
 		n.write(last)
@@ -299,7 +303,7 @@ func TestReadsThatNeverCompleteEndWithTheServer(t *testing.T) {
 					return ctx.Err()
 				}
 			})}}}, l)
-		n := l.dial(t).chosen(true)
+		n := l.dial(t).chosen(styleStructured)
 		silent := l.dial(t) // one that negotiates
 		n.write(requestBytes(0, cmdRead, 1, 0, 512))
 		n.write(requestBytes(0, cmdRead, 2, 512, 512))
@@ -322,7 +326,7 @@ func TestReadsThatNeverCompleteEndWithTheServer(t *testing.T) {
 
 func TestConnectionsOverTheLimitAreTurnedAway(t *testing.T) {
 	s := serve(t, ServerConfig{Exports: twoExports(), MaxConns: 1}, listen(t, "tcp"))
-	first := dial(t, s.addr).chosen(false)
+	first := dial(t, s.addr).chosen(styleSimple)
 	dial(t, s.addr).closed()
 	if a := first.request(0, cmdRead, 0, 8); a.errno != 0 {
 		t.Errorf("the first connection: %+v", a)
@@ -351,7 +355,7 @@ func TestServeOutlivesAWantOfDescriptors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newPipeListener()
 		serve(t, ServerConfig{Exports: twoExports()}, &brokenListener{l, []error{syscall.EMFILE, syscall.ENFILE}})
-		l.dial(t).chosen(false).request(0, cmdRead, 0, 8)
+		l.dial(t).chosen(styleSimple).request(0, cmdRead, 0, 8)
 	})
 }
 
@@ -386,34 +390,37 @@ func FuzzTransmission(f *testing.F) {
 	seed = append(seed, "abc"...)
 	seed = append(seed, requestBytes(0, cmdFlush, 3, 0, 0)...)
 	seed = append(seed, requestBytes(0, cmdRead, 4, 1<<20-1, 2)...)
-	f.Add(seed, true)
-	f.Add(append(seed, requestBytes(0, cmdDisconnect, 5, 0, 0)...), false)
-	f.Add(seed[:40], false)
-	f.Fuzz(func(t *testing.T, sent []byte, structured bool) {
+	seed = append(seed, requestBytes(cmdFlagReqOne, cmdBlockStatus, 6, 4096, 8192)...)
+	seed = append(seed, requestBytes(cmdFlagNoHole, cmdWriteZeroes, 7, 4096, 8192)...)
+	f.Add(seed, uint8(styleStructured))
+	f.Add(append(seed, requestBytes(0, cmdDisconnect, 5, 0, 0)...), uint8(styleSimple))
+	f.Add(seed[:40], uint8(styleSimple))
+	seed = extendedBytes(cmdFlagPayloadLen, cmdWrite, 1, 100, 3)
+	seed = append(seed, "abc"...)
+	seed = append(seed, extendedBytes(0, cmdWrite, 2, 100, 3)...)
+	seed = append(seed, extendedBytes(0, cmdTrim, 3, 0, 1<<40)...)
+	seed = append(seed, extendedBytes(0, cmdBlockStatus, 4, 0, 1<<19)...)
+	seed = append(seed, extendedBytes(cmdFlagPayloadLen, cmdBlockStatus, 5, 0, 12)...)
+	seed = append(seed, "\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x01"...)
+	f.Add(seed, uint8(styleExtended))
+	f.Fuzz(func(t *testing.T, sent []byte, style uint8) {
 		const size = 1 << 20
+		s := session{export: Export{Device: newDisk(size)}, style: replyStyle(style % 3)}
+		s.can = s.export.capabilities()
+		if s.style != styleSimple {
+			s.contexts = s.export.contexts(s.extended())
+		}
 		conn := &scripted{r: bytes.NewReader(sent)}
-		tr := newTransmission(t.Context(), session{Export{Device: pattern(size)}, structured}, conn,
-			bufio.NewReader(conn), new(buffers), new(counters))
+		tr := newTransmission(t.Context(), s, conn, bufio.NewReader(conn), new(Server))
 		_ = tr.run(0)
 		if tr.bytes != 0 || tr.requests != 0 {
 			t.Errorf("%d bytes, %d requests are still acquired", tr.bytes, tr.requests)
 		}
-		asked := make(map[uint64][]request) // by cookie
-		for b := sent; len(b) >= lenRequestHeader; {
-			var r request
-			if r.decode(b[:lenRequestHeader]) != nil {
-				break
-			}
-			asked[r.cookie] = append(asked[r.cookie], r)
-			b = b[lenRequestHeader:]
-			if r.command == cmdWrite {
-				b = b[min(uint64(r.length), uint64(len(b))):]
-			}
-		}
+		asked, changed := requestsIn(sent, s.extended())
 		for conn.w.Len() > 0 {
 			a, err := readAnswer(&conn.w, func(cookie uint64) uint32 {
 				if reqs := asked[cookie]; len(reqs) == 1 && reqs[0].command == cmdRead {
-					return reqs[0].length
+					return uint32(reqs[0].length)
 				}
 				return 0
 			})
@@ -427,10 +434,33 @@ func FuzzTransmission(f *testing.F) {
 			if len(reqs) > 1 {
 				return // the client cannot tell which is meant, and so cannot we
 			}
-			if r := reqs[0]; a.errno == 0 && r.command == cmdRead &&
-				!bytes.Equal(a.data, patternBytes(int64(r.offset), int(r.length))) {
+			r := reqs[0]
+			if a.errno == 0 && r.command == cmdRead && (len(a.data) != int(r.length) || !changed && !bytes.Equal(a.data, make([]byte, r.length))) {
 				t.Fatalf("wrong bytes for %d at %d", r.length, r.offset)
+			}
+			if a.errno == 0 && r.command == cmdBlockStatus && (len(a.extents) == 0 || len(a.extents) > len(s.contexts)) {
+				t.Fatalf("status of %d contexts", len(a.extents))
 			}
 		}
 	})
+}
+
+// requestsIn are the requests in what a client sent, by their cookies, and whether any could change the device.
+func requestsIn(b []byte, extended bool) (asked map[uint64][]request, changed bool) {
+	n := lenRequestHeader
+	if extended {
+		n = lenExtendedRequestHeader
+	}
+	asked = make(map[uint64][]request)
+	for len(b) >= n {
+		var r request
+		if r.decode(b[:n], extended) != nil {
+			break
+		}
+		changed = changed || r.command == cmdWrite
+		asked[r.cookie] = append(asked[r.cookie], r)
+		b = b[n:]
+		b = b[min(r.payload, uint64(len(b))):]
+	}
+	return asked, changed
 }
