@@ -19,6 +19,11 @@ type Export struct {
 	Description string
 	// Device has the bytes. What clients are offered is what it can do. The server does not close it.
 	Device Device
+	// Open, instead of Device, opens a device for each client that chooses the export.
+	Open OpenFunc
+	// Shared promises that the devices that Open returns are the same bytes, and that a flush of one covers all, so that a
+	// client may use several connections at once. A Device always is.
+	Shared bool
 	// ReadOnly keeps clients from changing a device that could be changed.
 	ReadOnly bool
 	// Rotational tells clients that the device seeks, so that they sort their requests.
@@ -61,9 +66,11 @@ func (x *Export) complete() error {
 		return fmt.Errorf("export %q: a name has at most %d bytes of UTF-8 and no NUL", clip(x.Name), maxString)
 	case x.Description != clip(x.Description):
 		return fmt.Errorf("export %q: a description has at most %d bytes of UTF-8 and no NUL", x.Name, maxString)
-	case x.Device == nil:
+	case x.Device == nil && x.Open == nil:
 		return fmt.Errorf("export %q: no device", x.Name)
-	case x.Device.Size() < 0:
+	case x.Device != nil && x.Open != nil:
+		return fmt.Errorf("export %q: a device, and a function that opens one; want one of them", x.Name)
+	case x.Device != nil && x.Device.Size() < 0:
 		return fmt.Errorf("export %q: device of %d bytes", x.Name, x.Device.Size())
 	case x.BlockSize < 512 || x.BlockSize > maxPayload || x.BlockSize&(x.BlockSize-1) != 0:
 		return fmt.Errorf("export %q: block size %d is not a power of two from 512 to %d", x.Name, x.BlockSize, maxPayload)

@@ -2,10 +2,13 @@ package nbd
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 )
 
 const (
@@ -44,6 +47,12 @@ type negotiation struct {
 	// tls says what STARTTLS means; upgrade does it, and returns what n.r and n.w are from then on.
 	tls     TLSMode
 	upgrade func() (*bufio.Reader, io.Writer, error)
+
+	// ctx is the connection's and client its other end: Open is given them (open.go).
+	ctx     context.Context
+	client  net.Addr
+	log     *slog.Logger
+	release func() // gives back what it opened; nil when there is nothing
 
 	session     session
 	fixed       bool        // the client understands replies to options
@@ -205,6 +214,9 @@ func (n *negotiation) flags(x *Export) uint16 {
 	if x.Rotational {
 		flags |= exportRotational
 	}
+	if x.Open != nil && !x.Shared {
+		flags &^= exportMultiConn
+	}
 	if n.session.style != styleSimple {
 		flags |= exportDF
 	}
@@ -222,6 +234,9 @@ func (n *negotiation) exportName() (done bool, err error) {
 	}
 	if n.session.extended() {
 		return false, fmt.Errorf("negotiate: EXPORT_NAME with extended headers, which need GO: %w", errBroken)
+	}
+	if export, err = n.open(export); err != nil {
+		return false, fmt.Errorf("negotiate: export %q: %w", export.Name, err)
 	}
 	n.choose(export)
 	n.out = binary.BigEndian.AppendUint64(n.out, uint64(export.Device.Size()))
@@ -258,6 +273,11 @@ func (n *negotiation) info(option uint32) (done bool) {
 		n.refuse(option, repErrUnknown, fmt.Sprintf("no export named %q", name))
 		return false
 	}
+	export, err := n.open(export)
+	if err != nil {
+		n.refuseOpen(option, err)
+		return false
+	}
 
 	b := binary.BigEndian.AppendUint16(nil, infoExport)
 	b = binary.BigEndian.AppendUint64(b, uint64(export.Device.Size()))
@@ -275,6 +295,7 @@ func (n *negotiation) info(option uint32) (done bool) {
 		n.choose(export)
 		return true
 	}
+	n.close()
 	return false
 }
 

@@ -3,9 +3,11 @@ package nbd
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -216,6 +218,9 @@ func TestExportsThatCannotBeServedAreNamed(t *testing.T) {
 	}{
 		{`export "a": another export has this name`, []Export{{Name: "a", Device: d}, {Name: "a", Device: d}}},
 		{`export "a": no device`, []Export{{Name: "a"}}},
+		{`export "a": a device, and a function that opens one`, []Export{{Name: "a", Device: d, Open: func(context.Context, net.Addr) (Device, func(), error) {
+			return d, nil, nil
+		}}}},
 		{`export "a": device of -1 bytes`, []Export{{Name: "a", Device: pattern(-1)}}},
 		{`export "a": block size 1000`, []Export{{Name: "a", Device: d, BlockSize: 1000}}},
 		{`export "a": block size 256`, []Export{{Name: "a", Device: d, BlockSize: 256}}},

@@ -176,7 +176,13 @@ func (s *Server) start(ctx context.Context, wg *sync.WaitGroup, conn net.Conn) {
 
 // serve talks to one client from its first byte to its last.
 func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) error {
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	// What Open makes lives as long as the connection, which may outlive ctx by the grace for its last requests.
+	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	stop := context.AfterFunc(ctx, func() {
+		end()
+		_ = conn.Close()
+	})
 	defer stop()
 	r := bufio.NewReaderSize(conn, readAhead)
 	client := conn // as it is talked to: with TLS at some time, perhaps
@@ -192,7 +198,9 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 			r.Reset(secure)
 			return r, secure, nil
 		},
+		ctx: lifetime, client: conn.RemoteAddr(), log: log,
 	}
+	defer n.close()
 	session, err := n.run()
 	if errors.Is(err, errAborted) {
 		return nil
