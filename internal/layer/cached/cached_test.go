@@ -177,6 +177,24 @@ func TestAFailedLoadIsTriedAgain(t *testing.T) {
 	read(t, d, data, 0, 10)
 }
 
+func TestABadSectorHarmsNoOtherOfItsBlock(t *testing.T) {
+	data := randomBytes()
+	bad := errors.New("worn out")
+	const sector = 3 * BlockSize / 2
+	d := New(blocktest.Faulty(blocktest.NewMemory(data), func(r block.Request) error {
+		if r.Off <= sector && r.Off+r.Len > sector {
+			return bad
+		}
+		return nil
+	}), 1<<20)
+	defer d.Close()
+	read(t, d, data, BlockSize, 4096)
+	read(t, d, data, sector+1, 2*BlockSize)
+	if err := d.ReadAt(t.Context(), make([]byte, 10), sector-5); !errors.Is(err, bad) {
+		t.Errorf("the sector itself: %v", err)
+	}
+}
+
 func TestCloseEndsReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := New(blocktest.Gated(blocktest.NewMemory(randomBytes()), make(chan struct{})), 1<<20)
