@@ -162,7 +162,8 @@ func TestAroundSeesEachRequest(t *testing.T) {
 	yield := func(int64, bool, bool) bool { return true }
 	for _, err := range []error{
 		d.ReadAt(ctx, make([]byte, 10), 1), d.WriteAt(ctx, make([]byte, 10), 2, true), d.Flush(ctx),
-		d.Trim(ctx, 3, 10, false), d.WriteZeroes(ctx, 4, 10, false, false, true), d.Prefetch(ctx, 5, 10), d.Extents(ctx, 6, 10, yield),
+		d.Trim(ctx, 3, 10, false), d.WriteZeroes(ctx, 4, 10, false, false, true),
+		d.Prefetch(ctx, 5, 10), d.Extents(ctx, 6, 10, yield),
 	} {
 		if err != nil {
 			t.Error(err)

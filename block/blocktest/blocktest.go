@@ -181,7 +181,8 @@ func checkExtents(t *testing.T, d block.Device, bytes []byte, off, n int64) {
 		t.Errorf("Extents(%d, %d): ends at %d", off, n, at)
 	}
 	calls := 0
-	if err := m.Extents(context.Background(), off, n, func(int64, bool, bool) bool { calls++; return false }); err != nil || calls > 1 {
+	err = m.Extents(context.Background(), off, n, func(int64, bool, bool) bool { calls++; return false })
+	if err != nil || calls > 1 {
 		t.Errorf("Extents(%d, %d), stopped at once: %d runs, %v", off, n, calls, err)
 	}
 }

@@ -147,8 +147,11 @@ func TestALoadEndsWhenNobodyWaits(t *testing.T) {
 		})
 		d := New(slow, 1<<20)
 		ctx, giveUp := context.WithCancel(t.Context())
-		go giveUp()
-		if err := d.ReadAt(ctx, make([]byte, 10), 0); !errors.Is(err, context.Canceled) {
+		result := make(chan error, 1)
+		go func() { result <- d.ReadAt(ctx, make([]byte, 10), 0) }()
+		synctest.Wait()
+		giveUp()
+		if err := <-result; !errors.Is(err, context.Canceled) {
 			t.Errorf("%v, want context.Canceled", err)
 		}
 		<-ended
