@@ -16,6 +16,7 @@ func (r *Receiver) Step(now time.Time) {
 	}
 	r.stirred = false
 	r.hello(now)
+	r.packets = r.greeter.again(r.packets, now)
 	r.unanswered(now)
 	r.endBursts(now)
 	r.overdue(now)
@@ -41,7 +42,7 @@ func (r *Receiver) hello(now time.Time) {
 	if now.Before(r.helloAt) {
 		return
 	}
-	r.helloWait = min(max(2*r.helloWait, helloFirst), helloLast)
+	r.helloWait = longer(r.helloWait)
 	r.helloAt = now.Add(r.helloWait)
 	h := wire.Hello{Nonce: r.asked, Want: wire.HelloID, ID: r.cfg.ID}
 	r.packets = append(r.packets, Packet{To: r.cfg.Group, Data: h.Append(nil)})

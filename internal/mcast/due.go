@@ -161,7 +161,7 @@ func (r *Receiver) Next(now time.Time) time.Time {
 
 // lookAhead sets when Step has something to do next: by time, and by how far the replicas' streams get.
 func (r *Receiver) lookAhead(now time.Time) {
-	r.next = r.helloAt
+	r.next = r.greeter.next(r.helloAt)
 	sooner := func(t time.Time) {
 		if t.Before(r.next) {
 			r.next = t

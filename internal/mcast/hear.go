@@ -161,17 +161,9 @@ func (r *Receiver) announce(now time.Time, from netip.AddrPort, b []byte) error 
 	return nil
 }
 
-// greet asks a server what it has. Without its cookie the answer is the cookie.
+// greet asks a server what it has.
 func (r *Receiver) greet(now time.Time, to netip.AddrPort, cookie uint64) {
-	if at, ok := r.greeted[to]; ok && cookie == 0 && now.Sub(at) < helloLast {
-		return
-	}
-	if len(r.greeted) >= maxReplicas {
-		clear(r.greeted)
-	}
-	r.greeted[to] = now
-	h := wire.Hello{Nonce: r.private, Cookie: cookie, Want: wire.HelloID, ID: r.cfg.ID}
-	r.packets = append(r.packets, Packet{To: to, Data: h.Append(nil)})
+	r.packets = r.greeter.ask(r.packets, now, to, cookie)
 }
 
 func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
@@ -179,13 +171,15 @@ func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
 	if err != nil {
 		return err
 	}
-	if w.Nonce == r.asked || w.Parts == 0 && w.Nonce == r.private {
+	private := w.Nonce == r.greeter.hello.Nonce
+	if w.Nonce == r.asked || w.Parts == 0 && private {
 		r.greet(now, from, w.Cookie) // whatever it offers, it is to say so to us alone
 		return nil
 	}
-	if w.Nonce != r.private {
+	if !private {
 		return nil
 	}
+	r.greeter.answered(from)
 	for i := range w.Offers {
 		o := &w.Offers[i]
 		if d, err := Descriptor(o); err != nil || d.ID() != r.cfg.ID {

@@ -26,9 +26,6 @@ const (
 	reportEach = 2 * time.Millisecond
 	// listenTime is how long a client that wants a whole image listens where the group's stream is before it asks.
 	listenTime = 50 * time.Millisecond
-	// helloFirst and helloLast bound the pauses between questions to the group while no server is known.
-	helloFirst = 50 * time.Millisecond
-	helloLast  = time.Second
 	// maxBacklog is the longest that a server is believed to need for what it has queued.
 	maxBacklog = time.Minute
 	// strayBytes bounds incomplete blocks that were not asked for.
@@ -106,10 +103,9 @@ type Receiver struct {
 	cfg      ReceiverConfig
 	start    time.Time
 	asked    uint64 // nonce of our questions to the group, which everybody hears
-	private  uint64 // nonce of our questions to single servers: nobody else can offer an image in a server's name
+	greeter  greeter // its nonce is known to nobody else: nobody can offer an image in a server's name
 	replicas []*replica
-	greeted  map[netip.AddrPort]time.Time // servers that were asked what they have
-	clients  int                          // in the group, as servers count them
+	clients  int // in the group, as servers count them
 
 	wants       map[uint32]*want
 	awaited     []*want             // those that are not idle
@@ -150,8 +146,7 @@ func NewReceiver(now time.Time, cfg ReceiverConfig) *Receiver {
 		cfg:     cfg,
 		start:   now,
 		asked:   cfg.Rand.Uint64(),
-		private: cfg.Rand.Uint64(),
-		greeted: map[netip.AddrPort]time.Time{},
+		greeter: greeter{hello: wire.Hello{Nonce: cfg.Rand.Uint64(), Want: wire.HelloID, ID: cfg.ID}},
 		wants:   map[uint32]*want{},
 		asms:    map[uint32]*assembly{},
 		batch:   map[*replica][]wire.Range{},
