@@ -102,7 +102,7 @@ func (w *want) patience() time.Duration { return ackSlack << min(max(w.barren-1,
 type Receiver struct {
 	cfg      ReceiverConfig
 	start    time.Time
-	asked    uint64 // nonce of our questions to the group, which everybody hears
+	asked    uint64  // nonce of our questions to the group, which everybody hears
 	greeter  greeter // its nonce is known to nobody else: nobody can offer an image in a server's name
 	replicas []*replica
 	clients  int // in the group, as servers count them
