@@ -245,7 +245,7 @@ func (r *Receiver) sendWant(now time.Time, p *replica, ranges []wire.Range) {
 		}
 	}
 	if len(p.unanswered) == maxUnanswered {
-		r.retry(now, p, p.unanswered[0])
+		r.retry(p, p.unanswered[0])
 		p.unanswered = p.unanswered[1:]
 	}
 	p.unanswered = append(p.unanswered, q)

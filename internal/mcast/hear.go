@@ -118,12 +118,12 @@ func (r *Receiver) deny(now time.Time, from netip.AddrPort, b []byte) error {
 	default:
 		p.suspended = now.Add(suspendTime)
 	}
-	r.retry(now, p, q)
+	r.retry(p, q)
 	return nil
 }
 
 // retry asks again for the blocks of a request that p did not grant.
-func (r *Receiver) retry(now time.Time, p *replica, q request) {
+func (r *Receiver) retry(p *replica, q request) {
 	for _, block := range q.blocks {
 		if w := r.wants[block]; w != nil && w.state != wantIdle && w.stamp == q.stamp && w.from == p {
 			r.again = append(r.again, block)
@@ -144,11 +144,7 @@ func (r *Receiver) announce(now time.Time, from netip.AddrPort, b []byte) error 
 	case p == nil:
 	case a.Leaving:
 		// Not forgotten: if it was not the server that said so, the next symbol proves it.
-		was := p.stalled()
-		p.misses = max(p.misses, stallMisses)
-		if !was {
-			r.passOver(now, p)
-		}
+		r.doubt(p, stallMisses, false)
 	default:
 		p.hear(now)
 		p.rate = a.Rate
