@@ -25,7 +25,7 @@ func (r *Receiver) Step(now time.Time) {
 	r.lookAhead(now)
 }
 
-// hello asks the group while no server is known to live.
+// hello asks the group while no server is known to live, and when there are others.
 func (r *Receiver) hello(now time.Time) {
 	alive := false
 	for _, p := range slices.Clone(r.replicas) {
@@ -35,7 +35,7 @@ func (r *Receiver) hello(now time.Time) {
 		}
 		alive = alive || p.live(now)
 	}
-	if alive {
+	if alive && !r.strangers {
 		r.helloAt = now.Add(helloLast)
 		return
 	}
@@ -43,7 +43,7 @@ func (r *Receiver) hello(now time.Time) {
 		return
 	}
 	r.helloWait = longer(r.helloWait)
-	r.helloAt = now.Add(r.helloWait)
+	r.helloed, r.helloAt, r.strangers = now, now.Add(r.helloWait), false
 	h := wire.Hello{Nonce: r.asked, Want: wire.HelloID, ID: r.cfg.ID}
 	r.packets = append(r.packets, Packet{To: r.cfg.Group, Data: h.Append(nil)})
 }

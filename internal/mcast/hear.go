@@ -168,6 +168,9 @@ func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
 		return err
 	}
 	private := w.Nonce == r.greeter.hello.Nonce
+	if p := r.replica(from, w.Server, w.Epoch); !private && p != nil && p.live(now) && p.cookie == w.Cookie {
+		return nil // we asked for the others
+	}
 	if w.Nonce == r.asked || w.Parts == 0 && private {
 		r.greet(now, from, w.Cookie) // whatever it offers, it is to say so to us alone
 		return nil
@@ -184,6 +187,14 @@ func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
 		r.adopt(now, from, &w, o)
 	}
 	return nil
+}
+
+// stranger takes in that the group has a server that we do not know. Until we do we ask others for what the group asks of it, and the
+// group gets it twice. What it is will be announced within a second.
+func (r *Receiver) stranger(now time.Time) {
+	if !r.strangers && r.helloWait < helloLast && !now.Before(r.helloed.Add(r.helloWait)) {
+		r.strangers, r.helloAt, r.stirred = true, now, true
+	}
 }
 
 // adopt makes the server a replica, or renews what is known of it.

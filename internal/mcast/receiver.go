@@ -127,8 +127,10 @@ type Receiver struct {
 	open      []*assembly
 	holes     []*assembly
 	free      [][]byte
+	helloed   time.Time // the group was asked
 	helloAt   time.Time
 	helloWait time.Duration
+	strangers bool // there are symbols of a server that we do not know
 
 	stirred bool      // something happened that Step must look at
 	next    time.Time // when Step has something to do by time alone
