@@ -133,7 +133,8 @@ func (r *Receiver) overdue(now time.Time) {
 			w.barren++
 		}
 		if late || w.barren > 0 && w.barren%maxBarren == 0 {
-			w.from.barren = true
+			// While anything comes it is not the server that is at fault.
+			w.from.barren = w.from.barren || w.from.fed.Before(w.asked)
 			w.try++
 		}
 		r.again = append(r.again, w.block)

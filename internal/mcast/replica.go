@@ -41,6 +41,7 @@ type replica struct {
 	watch      uint64 // number of the stream that the end of a burst, or a block that should have come by then, waits for
 	rtt        rtt
 	heard      time.Time // any datagram
+	fed        time.Time // a symbol
 	misses     int       // requests in a row that were not answered
 	suspect    bool      // it owed us blocks and was silent
 	barren     bool      // something of what was asked together brought nothing

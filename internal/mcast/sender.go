@@ -83,7 +83,7 @@ type sent struct {
 	nextParity int    // symbols of parity used so far, for each generation
 }
 
-// ahead is how many symbols of the stream will be sent before what is enqueued in a class now.
+// ahead is how many symbols of the stream will be sent before what is enqueued in a class now, but for the parity that goes unasked.
 func (e *export) ahead(class wire.Priority) int {
 	n := 0
 	for _, queued := range e.queued[:class+1] {

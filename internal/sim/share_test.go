@@ -9,6 +9,33 @@ import (
 // Frames and headers make a symbol of 1442 bytes one of 1514 on the wire.
 const overhead = 1514.0 / 1442
 
+// A client that has found only one of them asks it for what the others ask of the other. That may be a window's worth, half of 4 MiB,
+// but no more.
+func TestTwoServersShareOneTransmission(t *testing.T) {
+	for _, c := range []struct {
+		loss float64
+		most float64 // images
+	}{
+		{0.01, 1.25},
+		{0.05, 1.35},
+		{0.20, 1.85},
+	} {
+		t.Run(fmt.Sprintf("%v %% lost", c.loss*100), func(t *testing.T) {
+			seeds(t, 4, func(t *testing.T, seed uint64) {
+				r := newRoom(t, seed, 16<<20, 64<<10)
+				r.serve()
+				r.serve()
+				r.copy(10, Link{Loss: c.loss})
+				r.finish(30 * time.Second)
+				t.Logf("sent %.3f images", r.sent())
+				if r.sent() > c.most {
+					t.Errorf("sent %.3f images, %.3f at most", r.sent(), c.most)
+				}
+			})
+		})
+	}
+}
+
 func TestClientsShareOneTransmission(t *testing.T) {
 	for _, c := range []struct {
 		clients int
