@@ -39,8 +39,8 @@ type handshake struct {
 // read fills b.
 func (h *handshake) read(b []byte, what string) error {
 	if _, err := io.ReadFull(h.conn, b); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = errors.New("the server hung up")
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = fmt.Errorf("the server hung up: %w", io.ErrUnexpectedEOF)
 		}
 		return fmt.Errorf("read %s: %w", what, err)
 	}
