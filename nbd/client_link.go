@@ -17,15 +17,21 @@ const (
 	// processor's cache costs less than a call for each part, and a caller who gives up need not wait for a server that does
 	// not read.
 	sendBuffer = 256 << 10
+	// smallRequest is the most that a caller sends by himself: a header, and data worth copying under a lock.
+	smallRequest = 8 << 10
+	// largeRead is the read whose request is not worth waiting for others to go with it.
+	largeRead = 64 << 10
 	// partingTime is how long the goodbye to a server may take.
 	partingTime = time.Second
 )
 
 // link is a connection in the transmission phase. A goroutine sends what calls are queued, another one reads the replies,
-// straight into the callers' memory. Neither waits for the other, so a server that does not read is still listened to.
+// straight into the callers' memory. Neither waits for the other, so a server that does not read is still listened to. A
+// caller whose request has no others to go with sends it himself, if that does not block.
 type link struct {
 	agreement
 	conn       net.Conn
+	try        func([]byte) int // writes what does not block, nil where that cannot be done
 	in         replyReader
 	generation int
 	// ended is told why the link ended, by the reader, before the calls are.
@@ -41,13 +47,16 @@ type link struct {
 	calls   map[uint64]*call
 	queue   []*call // not sent yet, or not wholly; all are in calls, but for those abandoned after an early error
 	cookie  uint64
+	sending bool   // somebody writes to conn, without the lock
+	small   []byte // what a caller sends by himself; his who set sending
+	rest    []byte // what of small did not go out
 	closing bool
 	err     error // why there is no more link
 }
 
 func newLink(h *handshake, generation int, ended func(*link, error)) *link {
 	l := &link{agreement: h.agreed, conn: h.conn, generation: generation, ended: ended, calls: make(map[uint64]*call), over: make(chan struct{})}
-	l.in = newReplyReader(h.conn, h.agreed.form)
+	l.in, l.try = newReplyReader(h.conn, h.agreed.form), tryWriter(h.conn)
 	l.work.L, l.idle.L = &l.mu, &l.mu
 	return l
 }
@@ -92,10 +101,42 @@ func (l *link) enqueue(c *call) error {
 	c.cookie = l.cookie
 	c.spans = c.oneSpan[:0]
 	l.calls[c.cookie] = c
-	l.queue = append(l.queue, c)
 	l.pending.Add(c.weight())
+	if l.suitsLocked(c) {
+		l.sendSmallLocked(c)
+		return nil
+	}
+	l.queue = append(l.queue, c)
 	l.work.Signal()
 	return nil
+}
+
+// suitsLocked says whether the caller should send c himself. Small requests that come thick and fast are better sent together.
+func (l *link) suitsLocked(c *call) bool {
+	if l.try == nil || l.sending || len(l.queue) > 0 || len(l.rest) > 0 {
+		return false
+	}
+	if c.writes() {
+		return len(l.calls) == 1 && c.length+lenExtendedHeader <= smallRequest
+	}
+	return len(l.calls) == 1 || c.command == cmdRead && c.length >= largeRead
+}
+
+// sendSmallLocked sends c at once. It unlocks mu meanwhile.
+func (l *link) sendSmallLocked(c *call) {
+	c.begun = true
+	l.small = c.appendHeader(l.small[:0], l.form)
+	if c.writes() {
+		l.small = append(l.small, c.data...)
+		c.sent = len(c.data)
+	}
+	l.sending = true
+	l.mu.Unlock()
+	n := l.try(l.small)
+	l.mu.Lock()
+	l.sending = false
+	l.rest = l.small[n:]
+	l.work.Signal() // for the rest, or what was queued meanwhile
 }
 
 // abandon makes everybody let go of c's data. What was not sent yet is not; what was sent in part is completed from a copy,
@@ -145,18 +186,22 @@ func (l *link) send() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.err == nil {
-		if len(l.queue) == 0 && !l.closing {
+		if l.sending || len(l.queue) == 0 && len(l.rest) == 0 && !l.closing {
 			l.work.Wait()
 			continue
 		}
-		out = l.gatherLocked(out[:0])
+		out = append(out[:0], l.rest...)
+		l.rest = nil
+		out = l.gatherLocked(out)
 		last := len(l.queue) == 0 && l.closing
 		if last {
 			out = (&call{command: cmdDisconnect}).appendHeader(out, l.form)
 		}
+		l.sending = true
 		l.mu.Unlock()
 		_, err := l.conn.Write(out)
 		l.mu.Lock()
+		l.sending = false
 		if err != nil && l.err == nil {
 			l.err = err
 		}
