@@ -136,7 +136,9 @@ func (l *link) sendSmallLocked(c *call) {
 	l.mu.Lock()
 	l.sending = false
 	l.rest = l.small[n:]
-	l.work.Signal() // for the rest, or what was queued meanwhile
+	if len(l.rest) > 0 || len(l.queue) > 0 || l.closing || l.err != nil {
+		l.work.Signal()
+	}
 }
 
 // abandon makes everybody let go of c's data. What was not sent yet is not; what was sent in part is completed from a copy,
