@@ -3,7 +3,11 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 )
 
@@ -167,5 +171,61 @@ func TestCloseFailsWhatIsUnderWay(t *testing.T) {
 	}
 	if err := client.ReadAt(t.Context(), make([]byte, 1), 0); err == nil {
 		t.Error("a closed client reads")
+	}
+}
+
+// stalling is a connection that, once armed, stops in the middle of what is written to it.
+type stalling struct {
+	net.Conn
+	armed    bool
+	now, out chan struct{}
+}
+
+func (c *stalling) Write(b []byte) (int, error) {
+	if !c.armed {
+		return c.Conn.Write(b)
+	}
+	c.armed = false
+	n, err := c.Conn.Write(b[:len(b)/2])
+	if err != nil {
+		return n, err
+	}
+	close(c.now)
+	<-c.out
+	m, err := c.Conn.Write(b[len(b)/2:])
+	return n + m, err
+}
+
+func TestAReadThatIsGivenUpInTheMiddleOfARecordOfTLS(t *testing.T) {
+	web := httptest.NewTLSServer(nil) // for its certificate
+	defer web.Close()
+	conn, s := liars(t, formStructured)
+	stall := &stalling{Conn: s.conn, now: make(chan struct{}), out: make(chan struct{})}
+	s.run(func() {
+		s.greet()
+		if option, _ := s.option(); option != optStartTLS {
+			t.Errorf("the first option is %d", option)
+		}
+		s.write(optReplyBytes(optStartTLS, repAck))
+		s.conn = tls.Server(stall, &tls.Config{Certificates: web.TLS.Certificates})
+		for !s.answerOption(s.option()) {
+		}
+		request := s.request()
+		stall.armed = true
+		s.answer(request)
+		s.honest()
+	})
+	client, err := NewClient(t.Context(), conn, "x", DialConfig{TLS: &tls.Config{RootCAs: web.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	p := make([]byte, 100_000)
+	cancelled(t, stall.now, func(ctx context.Context) error { return client.ReadAt(ctx, p, 0) })
+	clear(p)
+	close(stall.out)
+	checkNextRead(t, client)
+	if !bytes.Equal(p, make([]byte, len(p))) {
+		t.Error("the buffer was written to after the read returned")
 	}
 }
