@@ -11,8 +11,8 @@ const (
 	// maxSpans bounds what one reply makes the client remember: the parts of a read that came and do not touch each other.
 	// Servers send them in order, or few.
 	maxSpans = 4096
-	// maxExtents is the most descriptors of a reply to BLOCK_STATUS, "NBD_REPLY_TYPE_BLOCK_STATUS".
-	maxExtents = 1 << 20
+	// maxStatusExtents is the most descriptors of a reply to BLOCK_STATUS, "NBD_REPLY_TYPE_BLOCK_STATUS".
+	maxStatusExtents = 1 << 20
 )
 
 // call is one request on a connection, and its reply as far as it came. Its first four fields are the caller's; the rest
@@ -43,9 +43,6 @@ type call struct {
 
 // span is a part of a read: [from, to), from the read's offset.
 type span struct{ from, to uint64 }
-
-// extent is a part of an export with one status.
-type extent struct{ length, status uint64 }
 
 // String says what is asked for, for errors.
 func (c *call) String() string {

@@ -269,7 +269,7 @@ func (l *link) failure(c *call, k chunk) error {
 // status takes an "NBD_REPLY_TYPE_BLOCK_STATUS" or …_EXT of length bytes: a head of as many bytes, then descriptors.
 func (l *link) status(c *call, length, head, descriptor uint64) error {
 	count := (length - head) / descriptor
-	if length <= head || (length-head)%descriptor != 0 || count > maxExtents {
+	if length <= head || (length-head)%descriptor != 0 || count > maxStatusExtents {
 		return lies("a block status of %d bytes", length)
 	}
 	b, err := l.take(int(head))

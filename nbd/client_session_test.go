@@ -241,15 +241,15 @@ func TestAServerThatSaysNothingIsGivenUp(t *testing.T) {
 	})
 }
 
-// disk is what a server that crashes has: what was flushed stays, what was only written does not.
-type disk struct {
+// crashing is what a server that crashes has: what was flushed stays, what was only written does not.
+type crashing struct {
 	mu               sync.Mutex
 	volatile, stable []byte
 	random           *rand.Rand
 }
 
 // serve serves honestly, with a crash every now and then, before or after a request is carried out.
-func (d *disk) serve(s *liar) {
+func (d *crashing) serve(s *liar) {
 	s.negotiate()
 	defer func() {
 		d.mu.Lock()
@@ -281,14 +281,14 @@ func (d *disk) serve(s *liar) {
 	}
 }
 
-func (d *disk) chance() bool {
+func (d *crashing) chance() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.random.IntN(30) == 0
 }
 
 func TestNothingThatWasFlushedIsLost(t *testing.T) {
-	d := &disk{volatile: make([]byte, liarSize), stable: make([]byte, liarSize), random: rand.New(rand.NewPCG(1, 2))}
+	d := &crashing{volatile: make([]byte, liarSize), stable: make([]byte, liarSize), random: rand.New(rand.NewPCG(1, 2))}
 	client := inTurn(t, DialConfig{Reconnect: time.Hour}, slices.Repeat([]func(s *liar){d.serve}, 2000)...)
 	const block, writers = 512, 4
 	var wg sync.WaitGroup
