@@ -155,14 +155,14 @@ func (f *exportFlags) openPlain(ctx context.Context, sources []source, log *slog
 	for _, s := range sources {
 		x := nbd.Export{Name: s.name}
 		if x.Name == "" {
-			x.Name = image.NameOf(s.path)
+			x.Name = exportName(s.path)
 		}
 		for _, other := range p.exports {
 			if other.Name == x.Name {
 				return p, fmt.Errorf("two exports are called %s; give one of them another name, as in other=%s", x.Name, s.path)
 			}
 		}
-		d, err := f.openSource(s)
+		d, err := f.openSource(ctx, s, log)
 		if err != nil {
 			return p, err
 		}
@@ -175,8 +175,29 @@ func (f *exportFlags) openPlain(ctx context.Context, sources []source, log *slog
 	return p, nil
 }
 
+// exportName is what the export of a file, or of what an NBD URI names, is called.
+func exportName(path string) string {
+	if u, err := nbd.ParseURI(path); isNBD(path) && err == nil {
+		return u.Export
+	}
+	return image.NameOf(path)
+}
+
 // openSource opens what is to be exported.
-func (f *exportFlags) openSource(s source) (block.Device, error) {
+func (f *exportFlags) openSource(ctx context.Context, s source, log *slog.Logger) (block.Device, error) {
+	if isNBD(s.path) {
+		d, err := openRemote(ctx, s.path, log)
+		if err != nil {
+			return nil, err
+		}
+		if !f.writable {
+			return block.ReadOnly(d), nil
+		}
+		if block.Has(d)&block.CanWrite == 0 {
+			return nil, errors.Join(fmt.Errorf("--writable: %s is exported read-only", s.path), d.Close())
+		}
+		return d, nil
+	}
 	if f.writable {
 		d, err := file.OpenWritable(s.path, true)
 		if err != nil {

@@ -95,6 +95,11 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
+	for _, src := range sources {
+		if isNBD(src.path) && o.group != noGroup {
+			return usagef("%s: what another NBD server exports can be served with --group none only", src.path)
+		}
+	}
 	cfg := server.Config{ID: o.id, Rate: uint64(o.rate), Threads: o.threads, Log: log}
 	if o.group != noGroup {
 		if cfg.Group, err = target.ParseGroup(o.group); err != nil {
