@@ -60,12 +60,16 @@ func (t *transmission) follow(term int) {
 	}
 }
 
-// end is called by the leader when it has read the last request.
+// end is called by the leader when it has read the last request. What it has queued is for another goroutine to write: run
+// has to watch over that, and may be the leader.
 func (t *transmission) end(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ended, t.err = true, err
 	t.changed.Broadcast()
+	if !t.writing && len(t.queue) > 0 {
+		t.wg.Go(t.write)
+	}
 }
 
 // small says whether r is one of those that a leader may serve itself.

@@ -259,6 +259,16 @@ func TestDisconnectAnswersWhatIsUnderWay(t *testing.T) {
 	n.closed()
 }
 
+func TestADisconnectRightBehindRequestsLosesNoReply(t *testing.T) {
+	n := device(t, pattern(1<<20), styleSimple)
+	sent := requestBytes(0, 99, 1, 0, 0) // answered by the reader itself
+	sent = append(sent, requestBytes(0, 99, 2, 0, 0)...)
+	n.write(append(sent, requestBytes(0, cmdDisconnect, 3, 0, 0)...))
+	n.answer(1, 0)
+	n.answer(2, 0)
+	n.closed()
+}
+
 func TestABrokenStreamEndsTheConnection(t *testing.T) {
 	n := device(t, pattern(1<<20), styleSimple)
 	n.write(make([]byte, lenRequestHeader))
