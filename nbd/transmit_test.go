@@ -315,12 +315,12 @@ func TestReadsThatNeverCompleteEndWithTheServer(t *testing.T) {
 			})}}}, l)
 		n := l.dial(t).chosen(styleStructured)
 		silent := l.dial(t) // one that negotiates
+		silent.read(18)
 		n.write(requestBytes(0, cmdRead, 1, 0, 512))
 		n.write(requestBytes(0, cmdRead, 2, 512, 512))
 		synctest.Wait()
 		begin := time.Now()
 		s.stop()
-		silent.read(18)
 		silent.closed()
 		if a := n.answer(2, 512); a.errno != 0 || time.Since(begin) != 30*time.Second {
 			t.Errorf("the read that completes: error %d after %v", a.errno, time.Since(begin))
