@@ -38,6 +38,7 @@ const (
 type transmission struct {
 	session
 	conn  net.Conn
+	in    io.Reader     // reads from conn
 	r     *bufio.Reader // the leader's
 	stock *buffers
 	count *counters
@@ -75,6 +76,7 @@ func newTransmission(ctx context.Context, s session, conn net.Conn, r *bufio.Rea
 	t := &transmission{
 		session: s,
 		conn:    conn,
+		in:      eager(conn, &server.count),
 		r:       r,
 		stock:   &server.stock,
 		count:   &server.count,
@@ -233,10 +235,10 @@ func (t *transmission) discard(n int) error {
 // Read is how t.r reads from the client. It fails when the client is silent for too long while it waits for nothing.
 func (t *transmission) Read(p []byte) (int, error) {
 	if t.idle == 0 {
-		return t.conn.Read(p)
+		return t.in.Read(p)
 	}
 	for begin := time.Now(); t.patient(begin); {
-		n, err := t.conn.Read(p)
+		n, err := t.in.Read(p)
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
