@@ -517,3 +517,24 @@ func TestListTellsTheExports(t *testing.T) {
 		t.Errorf("list of a server that is not fixed: %v", err)
 	}
 }
+
+func TestForcedWritesAreFlushedWhereThereIsNoFUA(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	c := connect(t, nbdkit(t, "eval", "get_size=echo 1M", "can_write=exit 0", "can_flush=exit 0", "can_fua=echo none",
+		"pwrite=cat >/dev/null; echo write >>"+log, "flush=echo flush >>"+log), nbd.DialConfig{})
+	if i := c.Info(); i.FUA || !i.Flush {
+		t.Fatalf("Info: %+v, want flush without FUA", i)
+	}
+	ok(t, c.WriteAt(soon(t), make([]byte, 512), 0, true))
+	got, err := os.ReadFile(log)
+	ok(t, err)
+	if string(got) != "write\nflush\n" {
+		t.Errorf("the server saw %q", got)
+	}
+}
+
+func TestVsockTellsWhyThereIsNoConnection(t *testing.T) {
+	if _, err := nbd.Dial(soon(t), "nbd+vsock://1:1/", nbd.DialConfig{}); err == nil || !strings.Contains(err.Error(), "vsock") {
+		t.Errorf("Dial: %v", err)
+	}
+}

@@ -29,7 +29,7 @@ func (c *Client) connect(ctx context.Context, generation int) ([]*link, error) {
 	if generation == 0 {
 		c.first = h.agreed
 	} else if err := c.first.accepts(&h.agreed); err != nil {
-		_ = h.conn.Close()
+		_ = h.socket.Close()
 		return nil, err
 	}
 	links := []*link{newLink(h, generation, c.lost)}
@@ -43,7 +43,7 @@ func (c *Client) connect(ctx context.Context, generation int) ([]*link, error) {
 			h, err := c.open(ctx)
 			if err == nil {
 				if err = c.first.accepts(&h.agreed); err != nil {
-					_ = h.conn.Close()
+					_ = h.socket.Close()
 				}
 			}
 			if err != nil {
@@ -149,7 +149,7 @@ func (c *Client) reconnect(cause error) {
 	switch {
 	case c.dead != nil: // closed meanwhile
 		for _, l := range links {
-			_ = l.conn.Close()
+			_ = l.socket.Close()
 		}
 	case err != nil:
 		err = fmt.Errorf("%w; reconnecting failed: %w", &lostError{cause}, err)

@@ -177,7 +177,7 @@ func (d *dialer) shake(ctx context.Context, talk func(context.Context, *handshak
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	h := &handshake{conn: conn, config: &d.config}
+	h := &handshake{conn: conn, socket: conn, config: &d.config}
 	err = talk(ctx, h)
 	if !stop() { // ctx ended, which is the reason of what went wrong
 		err = context.Cause(ctx)
