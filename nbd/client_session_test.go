@@ -132,6 +132,22 @@ func TestFlushTellsOnceThatWritesMayBeLost(t *testing.T) {
 		check(c, ErrWritesLost)
 		check(c, nil)
 	})
+	t.Run("all that are under way", func(t *testing.T) {
+		c := inTurn(t, DialConfig{Reconnect: time.Hour}, func(s *liar) {
+			s.negotiate()
+			s.answer(s.request())
+			s.request()
+			s.request()
+			s.conn.Close()
+		}, goOn)
+		write(c)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { check(c, ErrWritesLost) })
+		}
+		wg.Wait()
+		check(c, nil)
+	})
 	t.Run("not when all was flushed", func(t *testing.T) {
 		c := inTurn(t, DialConfig{Reconnect: time.Hour}, crash(2), goOn)
 		write(c)
