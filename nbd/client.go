@@ -89,11 +89,11 @@ func (c *Client) Info() ClientInfo {
 // Close says goodbye to the server and returns when the last goroutine is gone. Calls under way fail; wait for them first.
 // It does not flush. Closing again does nothing.
 func (c *Client) Close() error {
-	c.cancel()
 	c.mu.Lock()
 	links := c.links
 	c.failLocked(net.ErrClosed)
 	c.mu.Unlock()
+	c.cancel()
 	for _, l := range links {
 		c.wg.Go(l.goodbye)
 	}

@@ -11,10 +11,13 @@ import (
 	"time"
 )
 
-// The pauses between attempts to reconnect grow from the first to the longest.
 const (
+	// The pauses between attempts to reconnect grow from the first to the longest.
 	firstPause   = 20 * time.Millisecond
 	longestPause = time.Second
+	// furtherTimeout is how long a server may let connections after the first one wait. Some never answer those that are too
+	// many.
+	furtherTimeout = 5 * time.Second
 )
 
 // errShutdownAnswer ends a connection whose server answered ESHUTDOWN, when another one can be had.
@@ -36,6 +39,8 @@ func (c *Client) connect(ctx context.Context, generation int) ([]*link, error) {
 	if !h.agreed.info.MultiConn {
 		return links, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, furtherTimeout)
+	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for range c.config.Connections - 1 {

@@ -257,6 +257,20 @@ func TestAServerThatSaysNothingIsGivenUp(t *testing.T) {
 	})
 }
 
+func TestFurtherConnectionsThatAreNotAnsweredAreDoneWithout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		many := func(s *liar) {
+			s.flags |= exportMultiConn
+			goOn(s)
+		}
+		client := inTurn(t, DialConfig{Connections: 4}, many, many, func(s *liar) { s.read(1) })
+		if n := client.Info().Connections; n != 2 {
+			t.Errorf("%d connections, want 2", n)
+		}
+		client.Close()
+	})
+}
+
 // disk is what a server that crashes has: what was flushed stays, what was only written does not.
 type disk struct {
 	mu               sync.Mutex
