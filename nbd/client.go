@@ -27,8 +27,8 @@ import (
 // asked again; callers notice only the time it takes. For writes, zeroes and trims this means that, until the call returns,
 // their bytes may be written at any time, even twice. That changes nothing unless another call writes the same bytes at the
 // same time, where either may win anyway. Writes that were answered, but not flushed when the connection broke, may be
-// lost with the server. Flush tells: if there were any, the flush that was under way or else the next one fails with
-// ErrWritesLost, once. The client fails for good when the server does not come back in time, comes back with another
+// lost with the server, and reads may then return what was there before. Flush tells: if there were any such writes, the
+// flushes that were under way or else the next one fail with ErrWritesLost, once. The client fails for good when the server does not come back in time, comes back with another
 // size or with less than before, or breaks the protocol.
 type Client struct {
 	name   string // the URI, for errors
