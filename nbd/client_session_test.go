@@ -271,15 +271,15 @@ func TestFurtherConnectionsThatAreNotAnsweredAreDoneWithout(t *testing.T) {
 	})
 }
 
-// disk is what a server that crashes has: what was flushed stays, what was only written does not.
-type disk struct {
+// crashDisk is what a server that crashes has: what was flushed stays, what was only written does not.
+type crashDisk struct {
 	mu               sync.Mutex
 	volatile, stable []byte
 	random           *rand.Rand
 }
 
 // serve serves honestly, with a crash every now and then, before or after a request is carried out.
-func (d *disk) serve(s *liar) {
+func (d *crashDisk) serve(s *liar) {
 	s.negotiate()
 	defer func() {
 		d.mu.Lock()
@@ -311,14 +311,14 @@ func (d *disk) serve(s *liar) {
 	}
 }
 
-func (d *disk) chance() bool {
+func (d *crashDisk) chance() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.random.IntN(30) == 0
 }
 
 func TestNothingThatWasFlushedIsLost(t *testing.T) {
-	d := &disk{volatile: make([]byte, liarSize), stable: make([]byte, liarSize), random: rand.New(rand.NewPCG(1, 2))}
+	d := &crashDisk{volatile: make([]byte, liarSize), stable: make([]byte, liarSize), random: rand.New(rand.NewPCG(1, 2))}
 	client := inTurn(t, DialConfig{Reconnect: time.Hour}, slices.Repeat([]func(s *liar){d.serve}, 2000)...)
 	const block, writers = 512, 4
 	var wg sync.WaitGroup
