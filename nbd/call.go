@@ -11,8 +11,8 @@ const (
 	// maxSpans bounds what one reply makes the client remember: the parts of a read that came and do not touch each other.
 	// Servers send them in order, or few.
 	maxSpans = 4096
-	// maxStatusExtents is the most descriptors of a reply to BLOCK_STATUS, "NBD_REPLY_TYPE_BLOCK_STATUS".
-	maxStatusExtents = 1 << 20
+	// maxReplyExtents is the most descriptors of a reply to BLOCK_STATUS, "NBD_REPLY_TYPE_BLOCK_STATUS".
+	maxReplyExtents = 1 << 20
 )
 
 // call is one request on a connection, and its reply as far as it came. Its first four fields are the caller's; the rest
@@ -38,11 +38,14 @@ type call struct {
 	spans   []span          // what of a read came, in order
 	oneSpan [1]span         // spans of a reply in order
 	seen    map[uint32]bool // contexts whose extents came
-	extents []extent        // of context
+	extents []statusExtent  // of context
 }
 
 // span is a part of a read: [from, to), from the read's offset.
 type span struct{ from, to uint64 }
+
+// statusExtent is a part of an export with one status.
+type statusExtent struct{ length, status uint64 }
 
 // String says what is asked for, for errors.
 func (c *call) String() string {

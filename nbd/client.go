@@ -27,8 +27,8 @@ import (
 // asked again; callers notice only the time it takes. For writes, zeroes and trims this means that, until the call returns,
 // their bytes may be written at any time, even twice. That changes nothing unless another call writes the same bytes at the
 // same time, where either may win anyway. Writes that were answered, but not flushed when the connection broke, may be
-// lost with the server. Flush tells: if there were any, the flush that was under way or else the next one fails with
-// ErrWritesLost, once. The client fails for good when the server does not come back in time, comes back with another
+// lost with the server, and reads may then return what was there before. Flush tells: if there were any such writes, the
+// flushes that were under way or else the next one fail with ErrWritesLost, once. The client fails for good when the server does not come back in time, comes back with another
 // size or with less than before, or breaks the protocol.
 type Client struct {
 	name   string // the URI, for errors
@@ -89,11 +89,11 @@ func (c *Client) Info() ClientInfo {
 // Close says goodbye to the server and returns when the last goroutine is gone. Calls under way fail; wait for them first.
 // It does not flush. Closing again does nothing.
 func (c *Client) Close() error {
-	c.cancel()
 	c.mu.Lock()
 	links := c.links
 	c.failLocked(net.ErrClosed)
 	c.mu.Unlock()
+	c.cancel()
 	for _, l := range links {
 		c.wg.Go(l.goodbye)
 	}

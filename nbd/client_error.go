@@ -48,7 +48,7 @@ func (e *RemoteError) Errno() syscall.Errno {
 		return syscall.ENOSPC
 	case errOverflow:
 		return syscall.EOVERFLOW
-	case 95: // NBD_ENOTSUP
+	case errNotSup:
 		return syscall.ENOTSUP
 	case errShutdown:
 		return syscall.ESHUTDOWN

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -516,4 +517,87 @@ func TestListTellsTheExports(t *testing.T) {
 	if _, err := nbd.List(soon(t), nbdkit(t, "--mask-handshake=0", "null"), nbd.DialConfig{}); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("list of a server that is not fixed: %v", err)
 	}
+}
+
+func TestForcedWritesAreFlushedWhereThereIsNoFUA(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	c := connect(t, nbdkit(t, "eval", "get_size=echo 1M", "can_write=exit 0", "can_flush=exit 0", "can_fua=echo none",
+		"pwrite=cat >/dev/null; echo write >>"+log, "flush=echo flush >>"+log), nbd.DialConfig{})
+	if i := c.Info(); i.FUA || !i.Flush {
+		t.Fatalf("Info: %+v, want flush without FUA", i)
+	}
+	ok(t, c.WriteAt(soon(t), make([]byte, 512), 0, true))
+	got, err := os.ReadFile(log)
+	ok(t, err)
+	if string(got) != "write\nflush\n" {
+		t.Errorf("the server saw %q", got)
+	}
+}
+
+func TestVsockTellsWhyThereIsNoConnection(t *testing.T) {
+	if _, err := nbd.Dial(soon(t), "nbd+vsock://1:1/", nbd.DialConfig{}); err == nil || !strings.Contains(err.Error(), "vsock") {
+		t.Errorf("Dial: %v", err)
+	}
+}
+
+func TestNeighboursInOneBlockDoNotUndoEachOther(t *testing.T) {
+	const block, part = 4096, 512
+	c := connect(t, nbdkit(t, "--filter=blocksize-policy", "memory", "size=64K", "blocksize-minimum=4096", "blocksize-preferred=4096",
+		"blocksize-error-policy=error"), nbd.DialConfig{Connections: 4})
+	ctx := soon(t)
+	var wg sync.WaitGroup
+	for i := range int64(block / part) {
+		wg.Go(func() {
+			want, got := make([]byte, part), make([]byte, part)
+			for round := range 30 {
+				for at := range want {
+					want[at] = byte(round + int(i))
+				}
+				var err error
+				if i%2 == 0 && round%3 == 0 {
+					clear(want)
+					err = c.WriteZeroes(ctx, i*part, part, true, false, false)
+				} else {
+					err = c.WriteAt(ctx, want, i*part, false)
+				}
+				if err = errors.Join(err, c.ReadAt(ctx, got, i*part)); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("part %d was undone in round %d: %v", i, round, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestManyReadsThatAreGivenUp(t *testing.T) {
+	c := connect(t, nbdkit(t, "pattern", "size=1T"), nbd.DialConfig{Connections: 2})
+	ctx := soon(t)
+	var wg sync.WaitGroup
+	var given, answered atomic.Int64
+	for worker := range uint64(8) {
+		random := mathrand.New(mathrand.NewPCG(worker, 2))
+		wg.Go(func() {
+			p := make([]byte, 60_000)
+			for range 40 {
+				off := random.Int64N(c.Size() - int64(len(p)))
+				brief, cancel := context.WithTimeout(ctx, time.Duration(random.IntN(20_000))*time.Microsecond)
+				err := c.ReadAt(brief, p, off)
+				cancel()
+				switch {
+				case err == nil:
+					checkPattern(t, p, off)
+					answered.Add(1)
+				case errors.Is(err, context.DeadlineExceeded):
+					clear(p)
+					given.Add(1)
+				default:
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	readAtRandom(t, c, 4, 10, 300_000)
+	t.Logf("%d reads were given up, %d answered", given.Load(), answered.Load())
 }

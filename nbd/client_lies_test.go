@@ -530,14 +530,14 @@ func TestExtendedHeadersAreWide(t *testing.T) {
 	if c := <-seen; c.flags != cmdFlagNoHole|cmdFlagFastZero || c.length != 1<<50 {
 		t.Errorf("zero: %+v", c)
 	}
-	var got []extent
+	var got []statusExtent
 	if err := client.BlockStatus(ctx, contextAllocation, 0, 1<<50, func(n int64, status uint64) bool {
-		got = append(got, extent{uint64(n), status})
+		got = append(got, statusExtent{uint64(n), status})
 		return true
 	}); err != nil {
 		t.Error(err)
 	}
-	if want := []extent{{1 << 49, 3}, {1 << 49, 0}}; !slices.Equal(got, want) {
+	if want := []statusExtent{{1 << 49, 3}, {1 << 49, 0}}; !slices.Equal(got, want) {
 		t.Errorf("extents %v, want %v", got, want)
 	}
 }

@@ -31,6 +31,7 @@ const (
 type link struct {
 	agreement
 	conn       net.Conn
+	socket     net.Conn         // conn without TLS, whose Close does not wait for the server
 	try        func([]byte) int // writes what does not block, nil where that cannot be done
 	in         replyReader
 	generation int
@@ -55,7 +56,7 @@ type link struct {
 }
 
 func newLink(h *handshake, generation int, ended func(*link, error)) *link {
-	l := &link{agreement: h.agreed, conn: h.conn, generation: generation, ended: ended, calls: make(map[uint64]*call), over: make(chan struct{})}
+	l := &link{agreement: h.agreed, conn: h.conn, socket: h.socket, generation: generation, ended: ended, calls: make(map[uint64]*call), over: make(chan struct{})}
 	l.in, l.try = newReplyReader(h.conn, h.agreed.form), tryWriter(h.conn)
 	l.work.L, l.idle.L = &l.mu, &l.mu
 	return l
@@ -183,7 +184,7 @@ func (l *link) forgetLocked(c *call) {
 
 // send is the goroutine that writes.
 func (l *link) send() {
-	defer l.conn.Close() // wakes the reader
+	defer l.socket.Close() // wakes the reader
 	out := make([]byte, 0, sendBuffer)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -208,6 +209,9 @@ func (l *link) send() {
 			l.err = err
 		}
 		if last {
+			l.mu.Unlock()
+			_ = l.conn.Close() // which is a goodbye too, with TLS
+			l.mu.Lock()
 			return
 		}
 	}
@@ -250,7 +254,7 @@ func (l *link) end(err error) {
 	}
 	l.work.Signal()
 	l.mu.Unlock()
-	_ = l.conn.Close()
+	_ = l.socket.Close()
 }
 
 // goodbye ends the link as the protocol wants it. The calls under way fail.
@@ -259,13 +263,14 @@ func (l *link) goodbye() {
 	l.closing = true
 	l.work.Signal()
 	l.mu.Unlock()
-	_ = l.conn.SetWriteDeadline(time.Now().Add(partingTime))
+	timer := time.AfterFunc(partingTime, func() { _ = l.socket.Close() })
+	defer timer.Stop()
 	l.wg.Wait()
 }
 
 // finish is the end of the reader: all calls fail, after nobody is at their data.
 func (l *link) finish(err error) {
-	_ = l.conn.Close()
+	_ = l.socket.Close()
 	l.mu.Lock()
 	if l.err != nil {
 		err = l.err // the reader only saw that the connection was closed

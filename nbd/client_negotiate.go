@@ -29,7 +29,8 @@ const (
 // handshake is the client's side of the negotiation. It reads nothing ahead, so that what is unencrypted and what is
 // encrypted cannot be mixed up. It is used by one goroutine.
 type handshake struct {
-	conn     net.Conn
+	conn     net.Conn // with TLS on it once there is TLS
+	socket   net.Conn // without
 	config   *DialConfig
 	fixed    bool
 	noZeroes bool

@@ -269,7 +269,7 @@ func (l *link) failure(c *call, k chunk) error {
 // status takes an "NBD_REPLY_TYPE_BLOCK_STATUS" or …_EXT of length bytes: a head of as many bytes, then descriptors.
 func (l *link) status(c *call, length, head, descriptor uint64) error {
 	count := (length - head) / descriptor
-	if length <= head || (length-head)%descriptor != 0 || count > maxStatusExtents {
+	if length <= head || (length-head)%descriptor != 0 || count > maxReplyExtents {
 		return lies("a block status of %d bytes", length)
 	}
 	b, err := l.take(int(head))
@@ -290,9 +290,9 @@ func (l *link) status(c *call, length, head, descriptor uint64) error {
 		if b, err = l.take(int(descriptor)); err != nil {
 			return err
 		}
-		e := extent{uint64(binary.BigEndian.Uint32(b)), uint64(binary.BigEndian.Uint32(b[descriptor/2:]))}
+		e := statusExtent{uint64(binary.BigEndian.Uint32(b)), uint64(binary.BigEndian.Uint32(b[descriptor/2:]))}
 		if descriptor == 16 {
-			e = extent{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}
+			e = statusExtent{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}
 		}
 		if e.length == 0 || e.length > math.MaxInt64 || sum >= c.length {
 			return lies("an extent of %d bytes, %d after the beginning, in the reply to %v", e.length, sum, c)

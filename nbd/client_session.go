@@ -11,10 +11,13 @@ import (
 	"time"
 )
 
-// The pauses between attempts to reconnect grow from the first to the longest.
 const (
+	// The pauses between attempts to reconnect grow from the first to the longest.
 	firstPause   = 20 * time.Millisecond
 	longestPause = time.Second
+	// furtherTimeout is how long a server may let connections after the first one wait. Some never answer those that are too
+	// many.
+	furtherTimeout = 5 * time.Second
 )
 
 // errShutdownAnswer ends a connection whose server answered ESHUTDOWN, when another one can be had.
@@ -29,13 +32,15 @@ func (c *Client) connect(ctx context.Context, generation int) ([]*link, error) {
 	if generation == 0 {
 		c.first = h.agreed
 	} else if err := c.first.accepts(&h.agreed); err != nil {
-		_ = h.conn.Close()
+		_ = h.socket.Close()
 		return nil, err
 	}
 	links := []*link{newLink(h, generation, c.lost)}
 	if !h.agreed.info.MultiConn {
 		return links, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, furtherTimeout)
+	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for range c.config.Connections - 1 {
@@ -43,7 +48,7 @@ func (c *Client) connect(ctx context.Context, generation int) ([]*link, error) {
 			h, err := c.open(ctx)
 			if err == nil {
 				if err = c.first.accepts(&h.agreed); err != nil {
-					_ = h.conn.Close()
+					_ = h.socket.Close()
 				}
 			}
 			if err != nil {
@@ -149,7 +154,7 @@ func (c *Client) reconnect(cause error) {
 	switch {
 	case c.dead != nil: // closed meanwhile
 		for _, l := range links {
-			_ = l.conn.Close()
+			_ = l.socket.Close()
 		}
 	case err != nil:
 		err = fmt.Errorf("%w; reconnecting failed: %w", &lostError{cause}, err)

@@ -132,6 +132,22 @@ func TestFlushTellsOnceThatWritesMayBeLost(t *testing.T) {
 		check(c, ErrWritesLost)
 		check(c, nil)
 	})
+	t.Run("all that are under way", func(t *testing.T) {
+		c := inTurn(t, DialConfig{Reconnect: time.Hour}, func(s *liar) {
+			s.negotiate()
+			s.answer(s.request())
+			s.request()
+			s.request()
+			s.conn.Close()
+		}, goOn)
+		write(c)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { check(c, ErrWritesLost) })
+		}
+		wg.Wait()
+		check(c, nil)
+	})
 	t.Run("not when all was flushed", func(t *testing.T) {
 		c := inTurn(t, DialConfig{Reconnect: time.Hour}, crash(2), goOn)
 		write(c)
@@ -241,15 +257,29 @@ func TestAServerThatSaysNothingIsGivenUp(t *testing.T) {
 	})
 }
 
-// crashing is what a server that crashes has: what was flushed stays, what was only written does not.
-type crashing struct {
+func TestFurtherConnectionsThatAreNotAnsweredAreDoneWithout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		many := func(s *liar) {
+			s.flags |= exportMultiConn
+			goOn(s)
+		}
+		client := inTurn(t, DialConfig{Connections: 4}, many, many, func(s *liar) { s.read(1) })
+		if n := client.Info().Connections; n != 2 {
+			t.Errorf("%d connections, want 2", n)
+		}
+		client.Close()
+	})
+}
+
+// crashDisk is what a server that crashes has: what was flushed stays, what was only written does not.
+type crashDisk struct {
 	mu               sync.Mutex
 	volatile, stable []byte
 	random           *rand.Rand
 }
 
 // serve serves honestly, with a crash every now and then, before or after a request is carried out.
-func (d *crashing) serve(s *liar) {
+func (d *crashDisk) serve(s *liar) {
 	s.negotiate()
 	defer func() {
 		d.mu.Lock()
@@ -281,14 +311,14 @@ func (d *crashing) serve(s *liar) {
 	}
 }
 
-func (d *crashing) chance() bool {
+func (d *crashDisk) chance() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.random.IntN(30) == 0
 }
 
 func TestNothingThatWasFlushedIsLost(t *testing.T) {
-	d := &crashing{volatile: make([]byte, liarSize), stable: make([]byte, liarSize), random: rand.New(rand.NewPCG(1, 2))}
+	d := &crashDisk{volatile: make([]byte, liarSize), stable: make([]byte, liarSize), random: rand.New(rand.NewPCG(1, 2))}
 	client := inTurn(t, DialConfig{Reconnect: time.Hour}, slices.Repeat([]func(s *liar){d.serve}, 2000)...)
 	const block, writers = 512, 4
 	var wg sync.WaitGroup

@@ -201,7 +201,7 @@ func (c *Client) effect(ctx context.Context, command, flags uint16, off, n int64
 }
 
 // status asks what a context says from pos on, if possible up to end. It returns where the first extent begins.
-func (c *Client) status(ctx context.Context, name string, pos, end int64) (extents []extent, first int64, err error) {
+func (c *Client) status(ctx context.Context, name string, pos, end int64) (extents []statusExtent, first int64, err error) {
 	from, to := c.widen(pos, end-pos)
 	n := min(to-from, c.mostEffect())
 	answered, _, err := c.do(ctx, call{command: cmdBlockStatus, offset: uint64(from), length: uint64(n), context: name})

@@ -10,11 +10,12 @@ import (
 // tryWriter returns a function that writes as much to conn as it takes without waiting, or nil where that cannot be done, as
 // with TLS. Nobody else may write meanwhile. It does not tell of errors: they come again with what is left.
 func tryWriter(conn net.Conn) func([]byte) int {
-	system, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+	default:
+		return nil // what wraps a socket may have a Write of its own
 	}
-	raw, err := system.SyscallConn()
+	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil
 	}

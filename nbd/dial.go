@@ -16,8 +16,9 @@ const defaultDialTimeout = 30 * time.Second
 // DialConfig is how a Client is to work. Its zero value is ready.
 type DialConfig struct {
 	// TLS is the configuration for encrypted connections, in place of the URI's tls- parameters. With it a connection is
-	// encrypted whatever the URI's scheme; there is no way to encrypt only where the server can. Where it is nil and the URI
-	// asks for TLS, the certificates are those of the URI's folder or else the system's.
+	// encrypted whatever the URI's scheme; there is no way to encrypt only where the server can. Dial fills in a ServerName
+	// that is missing, from the URI. Where TLS is nil and the URI asks for it, the certificates are those of the URI's folder
+	// or else the system's.
 	TLS *tls.Config
 	// Connections is how many connections are opened where the server allows several (MULTI_CONN); requests are spread over
 	// them. Those that the server turns away are done without. 0 means 1.
@@ -177,7 +178,7 @@ func (d *dialer) shake(ctx context.Context, talk func(context.Context, *handshak
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	h := &handshake{conn: conn, config: &d.config}
+	h := &handshake{conn: conn, socket: conn, config: &d.config}
 	err = talk(ctx, h)
 	if !stop() { // ctx ended, which is the reason of what went wrong
 		err = context.Cause(ctx)
