@@ -133,10 +133,11 @@ func (s *Sender) begin() {
 	last := e.sent[j.key.block]
 	fresh := j.need
 	if j.whole {
-		for i := range l.k {
-			j.symbols = append(j.symbols, i)
-		}
 		fresh = e.parity.take(l.perGen())
+		j.symbols = make([]int, l.k, l.k+fresh*l.gens)
+		for i := range j.symbols {
+			j.symbols[i] = i
+		}
 		s.stats.Blocks++
 		s.stats.Parity += uint64(fresh * l.gens)
 	} else {

@@ -74,7 +74,7 @@ func TestARemoteWritableDeviceConforms(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			blocktest.ConformWritable(t, func(t *testing.T) block.Device {
-				return open(t, export(t, blocktest.NewDisk(1 << 20)), config)
+				return open(t, export(t, blocktest.NewDisk(1<<20)), config)
 			})
 		})
 	}
