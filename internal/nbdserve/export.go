@@ -70,7 +70,7 @@ func (e *export) open(ctx context.Context, client net.Addr) (d nbd.Device, relea
 	clients := e.clients.Add(1)
 	undo = append(undo, func() { e.clients.Add(-1) })
 	if e.MaxConnections > 0 && clients > int64(e.MaxConnections) {
-		return nil, nil, fmt.Errorf("%w: there are %d clients already, which is all that it takes", nbd.ErrRefused, e.MaxConnections)
+		return nil, nil, fmt.Errorf("%w: clients at once are limited to %d", nbd.ErrRefused, e.MaxConnections)
 	}
 	path, err := nbdconf.ExpandName(e.Path, e.VirtStyle, addr)
 	if err != nil {

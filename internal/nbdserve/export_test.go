@@ -243,7 +243,7 @@ func TestTheAuthfileIsReadForEachClient(t *testing.T) {
 func TestMaxconnectionsAreCounted(t *testing.T) {
 	list, _ := configured(t, "[x]\nexportname = DIR/disk\nmaxconnections = 2\n", map[string]string{"disk": "x"})
 	one, two := open(t, list[0], ""), open(t, list[0], "")
-	if err := refused(t, list[0], ""); !errors.Is(err, nbd.ErrRefused) || !strings.Contains(err.Error(), "2 clients") {
+	if err := refused(t, list[0], ""); !errors.Is(err, nbd.ErrRefused) || !strings.Contains(err.Error(), "limited to 2") {
 		t.Errorf("the third hears %v", err)
 	}
 	one.leave()
