@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -89,20 +91,23 @@ type nbdService struct {
 	log     *slog.Logger
 	server  *nbd.Server
 	exports []nbd.Export
+	tls     atomic.Pointer[tls.Config] // of the next handshake
 }
 
 // prepare makes the server, and gives up the privileges that it needed for that.
 func (s *nbdService) prepare() error {
-	mode, tls, err := nbdserve.TLS(s.config)
+	mode, config, err := nbdserve.TLS(s.config)
 	if err != nil {
 		return err
 	}
+	s.tls.Store(config)
 	if err := becomeUser(s.config.User, s.config.Group); err != nil {
 		return err
 	}
 	s.exports = nbdserve.Exports(s.config.Exports, s.log, os.Stderr)
 	s.server, err = nbd.NewServer(nbd.ServerConfig{
-		Exports: s.exports, NoList: !s.config.AllowList, Log: s.log, TLSMode: mode, TLS: tls, MaxConns: maxNBDClients,
+		Exports: s.exports, NoList: !s.config.AllowList, Log: s.log, MaxConns: maxNBDClients,
+		TLSMode: mode, TLS: &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.tls.Load(), nil }},
 	})
 	if s.config.MaxThreads != nbdconf.NewConfig().MaxThreads {
 		s.log.Info("max_threads changes nothing: requests are worked on as they come")
@@ -198,12 +203,17 @@ func (s *nbdService) removePIDFile() {
 }
 
 // reload reads the configuration again, and serves the exports that it has beside those that are served. As with nbd-server
-// these, and all else, stay as they are.
+// these, and all else, stay as they are; only the files of certificates are read again.
 func (s *nbdService) reload() {
 	later, err := s.command.Load()
 	if err != nil {
 		s.log.Error("the configuration stays as it was", "err", err)
 		return
+	}
+	if _, config, err := nbdserve.TLS(s.config); err != nil {
+		s.log.Error("the certificates stay as they were", "err", err)
+	} else {
+		s.tls.Store(config)
 	}
 	added := s.config.Added(later)
 	exports := append(s.exports, nbdserve.Exports(added, s.log, os.Stderr)...)
