@@ -38,30 +38,41 @@ func nbdServerCommand() *cobra.Command {
 		Use:                nbdServer,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := nbdconf.ParseArgs(args)
+			spared, err := spareClient()
 			if err != nil {
-				return usagef("%w", err)
-			}
-			out := cmd.OutOrStdout()
-			switch {
-			case c.Help:
-				fmt.Fprint(out, nbdconf.Usage(nbdServer))
-				return nil
-			case c.Version:
-				fmt.Fprintf(out, "%s of dnbd %s\n", nbdServer, versionText())
-				return nil
-			case c.Section != "":
-				text, err := c.Export.Section(c.Section)
-				fmt.Fprint(out, text)
 				return err
 			}
-			return runNBDServer(cmd, c, args)
+			if spared {
+				cmd.SetErr(systemLog())
+			}
+			err = runNBDServer(cmd, args)
+			if err != nil && spared {
+				cmd.PrintErrf("%v\n", err)
+			}
+			return err
 		},
 	}
 }
 
-// runNBDServer serves what a command line asks for, in this process or in one in the background.
-func runNBDServer(cmd *cobra.Command, c *nbdconf.Command, args []string) error {
+// runNBDServer does what a command line asks for, in this process or in one in the background.
+func runNBDServer(cmd *cobra.Command, args []string) error {
+	c, err := nbdconf.ParseArgs(args)
+	if err != nil {
+		return usagef("%w", err)
+	}
+	out := cmd.OutOrStdout()
+	switch {
+	case c.Help:
+		fmt.Fprint(out, nbdconf.Usage(nbdServer))
+		return nil
+	case c.Version:
+		fmt.Fprintf(out, "%s of dnbd %s\n", nbdServer, versionText())
+		return nil
+	case c.Section != "":
+		text, err := c.Export.Section(c.Section)
+		fmt.Fprint(out, text)
+		return err
+	}
 	config, err := c.Load()
 	if err != nil {
 		return err
