@@ -1,6 +1,10 @@
 package block
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+)
 
 // Op is a kind of request.
 type Op uint8
@@ -34,6 +38,31 @@ type Request struct {
 // returns is the answer. When f returns nil without calling do, a read's buffer is what the caller left in it.
 func Around(d Device, f func(ctx context.Context, r Request, do func() error) error) Device {
 	return Expose(&around{Lower{d}, f}, Has(d))
+}
+
+// Borrow returns d for one of several users, with all that it has. To close what Borrow returns ends that alone; d stays
+// open, and belongs to the caller.
+func Borrow(d Device) Device {
+	b := &borrowed{}
+	b.around = around{Lower{d}, func(_ context.Context, _ Request, do func() error) error {
+		if b.closed.Load() {
+			return fmt.Errorf("borrowed device: %w", ErrClosed)
+		}
+		return do()
+	}}
+	return Expose(b, Has(d))
+}
+
+// borrowed is the device that Borrow returns.
+type borrowed struct {
+	around
+	closed atomic.Bool
+}
+
+// Close implements Device.
+func (b *borrowed) Close() error {
+	b.closed.Store(true)
+	return nil
 }
 
 // around is the device that Around returns.

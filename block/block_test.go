@@ -45,6 +45,7 @@ func TestErrnoIsThatOfTheFirstErrorWithOne(t *testing.T) {
 		{fmt.Errorf("read block 3: %w", ErrTimeout), syscall.EIO},
 		{&os.PathError{Op: "read", Path: "/x", Err: syscall.ENOSPC}, syscall.ENOSPC},
 		{errors.New("no number"), syscall.EIO},
+		{fmt.Errorf("zero fast: %w", errors.ErrUnsupported), syscall.ENOTSUP},
 	} {
 		if got := Errno(c.err); got != c.want {
 			t.Errorf("Errno(%v) = %v, want %v", c.err, got, c.want)

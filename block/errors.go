@@ -28,7 +28,7 @@ func (k *kind) Error() string        { return k.text }
 func (k *kind) Errno() syscall.Errno { return k.errno }
 
 // Errno is the one place where an error becomes a number for a kernel or an NBD client: the errno of the first error in
-// err's chain that has one, or EIO. A nil err is 0.
+// err's chain that has one, ENOTSUP for errors.ErrUnsupported, or EIO. A nil err is 0.
 func Errno(err error) syscall.Errno {
 	if err == nil {
 		return 0
@@ -40,6 +40,9 @@ func Errno(err error) syscall.Errno {
 	var errno syscall.Errno
 	if errors.As(err, &errno) && errno != 0 {
 		return errno
+	}
+	if errors.Is(err, errors.ErrUnsupported) {
+		return syscall.ENOTSUP
 	}
 	return syscall.EIO
 }

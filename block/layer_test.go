@@ -92,6 +92,21 @@ func TestLayersConform(t *testing.T) {
 	blocktest.Conform(t, data, func(*testing.T) block.Device { return block.Around(blocktest.NewMemory(data), through) })
 }
 
+func TestWhoBorrowsADeviceDoesNotCloseIt(t *testing.T) {
+	blocktest.ConformWritable(t, func(*testing.T) block.Device { return block.Borrow(blocktest.NewDisk(1<<20 + 777)) })
+
+	d := blocktest.NewDisk(1 << 20)
+	one, other := block.Borrow(d), block.Borrow(d)
+	if err := one.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, open := range []block.Device{other, d} {
+		if err := open.ReadAt(t.Context(), make([]byte, 10), 0); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A device that lacks a method says so also to those who did not ask what it has.
 func TestLowerRefusesWhatCannotBeMadeGood(t *testing.T) {
 	ctx := t.Context()
@@ -147,7 +162,8 @@ func TestAroundSeesEachRequest(t *testing.T) {
 	yield := func(int64, bool, bool) bool { return true }
 	for _, err := range []error{
 		d.ReadAt(ctx, make([]byte, 10), 1), d.WriteAt(ctx, make([]byte, 10), 2, true), d.Flush(ctx),
-		d.Trim(ctx, 3, 10, false), d.WriteZeroes(ctx, 4, 10, false, false, true), d.Prefetch(ctx, 5, 10), d.Extents(ctx, 6, 10, yield),
+		d.Trim(ctx, 3, 10, false), d.WriteZeroes(ctx, 4, 10, false, false, true),
+		d.Prefetch(ctx, 5, 10), d.Extents(ctx, 6, 10, yield),
 	} {
 		if err != nil {
 			t.Error(err)

@@ -117,7 +117,7 @@ func hash(ctx context.Context, path string, src *source, prev *Sidecar, o Create
 func label(path string, d Descriptor, prev *Sidecar, o CreateOptions) (Descriptor, error) {
 	d.Name, d.Revision, d.Created = o.Name, o.Revision, time.Now().UTC().Truncate(time.Second)
 	if prev == nil {
-		prev = &Sidecar{Descriptor: Descriptor{Name: nameOf(path)}}
+		prev = &Sidecar{Descriptor: Descriptor{Name: NameOf(path)}}
 	}
 	if d.Name == "" {
 		d.Name = prev.Descriptor.Name
@@ -145,9 +145,9 @@ func keep(m *Image) (*Image, error) {
 	return m, nil
 }
 
-// nameOf makes a valid image name of a path: its last part, without what looks like a file type, with - for what a name
+// NameOf makes a valid image name of a path: its last part, without what looks like a file type, with - for what a name
 // cannot have.
-func nameOf(path string) string {
+func NameOf(path string) string {
 	name := filepath.Base(path)
 	// .img and .squashfs are file types; in debian-12.4 the 4 is not.
 	if ext := filepath.Ext(name); len(ext) > 1 && len(ext) < len(name) && (ext[1] < '0' || ext[1] > '9') {

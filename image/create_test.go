@@ -66,12 +66,12 @@ func TestANameIsMadeOfTheFiles(t *testing.T) {
 		strings.Repeat("a", 200):         strings.Repeat("a", MaxNameLen),
 		strings.Repeat("0f", 32) + ".im": "image",
 	} {
-		got := nameOf(path)
+		got := NameOf(path)
 		if got != want {
-			t.Errorf("nameOf(%q) = %q, want %q", path, got, want)
+			t.Errorf("NameOf(%q) = %q, want %q", path, got, want)
 		}
 		if err := checkName(got); err != nil {
-			t.Errorf("nameOf(%q): %v", path, err)
+			t.Errorf("NameOf(%q): %v", path, err)
 		}
 	}
 }

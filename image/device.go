@@ -54,8 +54,11 @@ func (m *Image) Size() int64 { return m.sidecar.Descriptor.Size }
 // Extents yields the runs of zero blocks and of others in the n bytes at off, in order. A zero block is a hole. The last run may
 // reach beyond them.
 func (m *Image) Extents(ctx context.Context, off, n int64, yield func(n int64, hole, zero bool) bool) error {
-	if off < 0 || n < 0 || off > m.Size() || n > m.Size()-off {
-		return fmt.Errorf("extents of %d bytes at %d of %s: %w", n, off, m.path, block.ErrRange)
+	if err := block.CheckRange(m.Size(), off, n); err != nil {
+		return fmt.Errorf("extents of %s: %w", m.path, err)
+	}
+	if m.closed.Load() {
+		return fmt.Errorf("extents of %s: %w", m.path, block.ErrClosed)
 	}
 	g := m.Geometry()
 	for end := off + n; off < end; {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dnbd/dnbd/block"
 )
@@ -29,6 +30,7 @@ type Image struct {
 	sidecar Sidecar
 	id      ID
 	parts   sync.Pool // of *[]byte, each of a block's size
+	closed  atomic.Bool
 }
 
 // Open opens the file or block device at path with the sidecar beside it. The error wraps ErrNoSidecar when there is none,
@@ -126,6 +128,7 @@ func (m *Image) Stale() (bool, error) {
 
 // Close closes the file. A second Close does nothing.
 func (m *Image) Close() error {
+	m.closed.Store(true)
 	if err := m.source.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("close image %s: %w", m.path, err)
 	}

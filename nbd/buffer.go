@@ -45,7 +45,10 @@ func (s *buffers) request() *request {
 }
 
 // recycle gives r back, which nobody may use from then on.
-func (s *buffers) recycle(r *request) { s.requests.Put(r) }
+func (s *buffers) recycle(r *request) {
+	r.data, r.reply, r.contexts = nil, nil, nil
+	s.requests.Put(r)
+}
 
 // release gives b back to its stock; nobody may use it from then on. A nil b is left alone.
 func (b *buffer) release() {

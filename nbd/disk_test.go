@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -35,6 +36,13 @@ func (d *disk) last() string {
 		return ""
 	}
 	return d.calls[len(d.calls)-1]
+}
+
+// log are the calls.
+func (d *disk) log() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.calls)
 }
 
 // forget makes last empty.

@@ -13,8 +13,13 @@ const (
 	// quickTime is how long a small request may take of a device that counts as quick: less than anything that waits for a
 	// disk, more than a copy from memory.
 	quickTime = 100 * time.Microsecond
-	// quickRun is how many small requests in a row must have been quick before the leader serves the next one.
-	quickRun = 16
+	// quickRun is how many small requests must have been quick before the leader serves the next one. Each that was not costs
+	// as many as slowCost, a leader that got stuck stuckCost; no more than quickMost are remembered. On a busy machine a few
+	// in a hundred take long only because they had to wait for a processor.
+	quickRun  = 16
+	slowCost  = 32
+	stuckCost = 64
+	quickMost = 128
 	// watchTick is how often somebody looks whether the leader is stuck: a request that is slow where none was expected to be
 	// delays others by twice that at most.
 	watchTick = time.Millisecond
@@ -25,7 +30,7 @@ type leadership struct {
 	term  int         // of the leader; each has its own
 	busy  bool        // the leader serves a request or writes replies
 	seq   int         // how often it became busy
-	quick int         // small requests in a row that were quick
+	quick int         // small requests that were quick, less the cost of those that were not
 	watch *time.Timer // calls look, unless nothing was busy lately; nil before the first use
 	armed bool        // watch runs
 	seen  int         // seq when look was called last
@@ -60,17 +65,32 @@ func (t *transmission) follow(term int) {
 	}
 }
 
-// end is called by the leader when it has read the last request.
+// end is called by the leader when it has read the last request. What it has queued is for another goroutine to write: run
+// has to watch over that, and may be the leader.
 func (t *transmission) end(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ended, t.err = true, err
 	t.changed.Broadcast()
+	if !t.writing && len(t.queue) > 0 {
+		t.wg.Go(t.write)
+	}
 }
 
 // small says whether r is one of those that a leader may serve itself.
 func (r *request) small() bool {
 	return r.length <= inlineBytes && (r.command == cmdRead || r.command == cmdWrite && r.flags&cmdFlagFUA == 0)
+}
+
+// judge takes note of how long r took.
+func (l *leadership) judge(r *request) {
+	switch {
+	case !r.small():
+	case r.quick:
+		l.quick = min(l.quick+1, quickMost)
+	default:
+		l.quick = max(l.quick-slowCost, 0)
+	}
 }
 
 // inline says whether the leader is to serve r itself, and if so makes it busy.
@@ -108,7 +128,7 @@ func (t *transmission) look() {
 	stuck := l.busy && l.seq == l.seen
 	if stuck {
 		l.busy = false
-		l.quick = 0
+		l.quick = max(l.quick-stuckCost, 0)
 		l.term++
 		term := l.term
 		t.wg.Go(func() { t.follow(term) })

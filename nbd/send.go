@@ -17,13 +17,7 @@ const maxBatch = 1 << 20
 func (t *transmission) queueLocked(r *request) {
 	t.queue = append(t.queue, r)
 	t.queued += r.dataLength()
-	if r.small() {
-		if r.quick {
-			t.lead.quick++
-		} else {
-			t.lead.quick = 0
-		}
-	}
+	t.lead.judge(r)
 }
 
 // send queues r's reply, and writes the queue unless somebody does.

@@ -17,7 +17,7 @@ import (
 const (
 	// defaultHandshakeTimeout is ample for a client on any link; a person who types options into nbdsh sets another.
 	defaultHandshakeTimeout = 30 * time.Second
-	// defaultGrace is for the reads under way when the server ends: longer than a disk takes, shorter than service managers
+	// defaultGrace is for the requests under way when the server ends: longer than a disk takes, shorter than service managers
 	// wait before they kill.
 	defaultGrace = 5 * time.Second
 	// defaultMaxConns keeps the memory of all connections within what one machine has, and their number below the usual
@@ -205,6 +205,7 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	defer n.close()
 	session, err := n.run()
 	if errors.Is(err, errAborted) {
+		_ = client.Close() // says goodbye where there is TLS
 		return nil
 	}
 	if err != nil {
@@ -224,6 +225,6 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	}
 	defer context.AfterFunc(ctx, t.stop)()
 	err = t.run(s.config.Grace)
-	_ = client.Close() // says goodbye where there is TLS
+	_ = client.Close()
 	return err
 }

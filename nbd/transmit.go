@@ -39,6 +39,7 @@ const (
 type transmission struct {
 	session
 	conn  net.Conn
+	in    io.Reader     // reads from conn
 	r     *bufio.Reader // the leader's
 	stock *buffers
 	count *counters
@@ -54,6 +55,7 @@ type transmission struct {
 	changed  sync.Cond  // on mu: requests or bytes fell, or stopping, broken or ended were set
 	requests int        // read but not answered
 	bytes    int64      // of data in those requests
+	quiet    time.Time  // when the last one was answered, if idle is set
 	taking   bool       // the leader reads the data of a request, which is one of those
 	stopping bool       // no more requests are to be read
 	final    bool       // the deadline for writing is not to be moved any more
@@ -75,6 +77,7 @@ func newTransmission(ctx context.Context, s session, conn net.Conn, r *bufio.Rea
 	t := &transmission{
 		session: s,
 		conn:    conn,
+		in:      eager(conn, &server.count),
 		r:       r,
 		stock:   &server.stock,
 		count:   &server.count,
@@ -233,26 +236,34 @@ func (t *transmission) discard(n int) error {
 // Read is how t.r reads from the client. It fails when the client is silent for too long while it waits for nothing.
 func (t *transmission) Read(p []byte) (int, error) {
 	if t.idle == 0 {
-		return t.conn.Read(p)
+		return t.in.Read(p)
 	}
-	for {
-		t.mu.Lock()
-		if !t.stopping {
-			_ = t.conn.SetReadDeadline(time.Now().Add(t.idle)) // if it fails, so does Read
-		}
-		t.mu.Unlock()
-		n, err := t.conn.Read(p)
-		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !t.waited() {
+	for begin := time.Now(); t.patient(begin); {
+		n, err := t.in.Read(p)
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
 	}
+	return 0, os.ErrDeadlineExceeded
 }
 
-// waited says whether the client's silence is explained by requests that were not answered.
-func (t *transmission) waited() bool {
+// patient says whether to wait for a client that has been silent since begin, and sets the deadline. Silence is counted
+// from when the last request was answered, if that is later.
+func (t *transmission) patient(begin time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return !t.stopping && (t.requests > 1 || t.requests > 0 && !t.taking)
+	now := time.Now()
+	switch {
+	case t.stopping:
+		return false
+	case t.requests > 1 || t.requests > 0 && !t.taking:
+		begin = now
+	case t.quiet.After(begin):
+		begin = t.quiet
+	}
+	until := begin.Add(t.idle)
+	_ = t.conn.SetReadDeadline(until) // if it fails, so does the read
+	return until.After(now)
 }
 
 // readError is the error with which reading ends: nil after stop.
@@ -301,6 +312,9 @@ func (t *transmission) abandon(r *request) {
 func (t *transmission) finishLocked(r *request) {
 	t.requests--
 	t.bytes -= r.cost
+	if t.idle > 0 {
+		t.quiet = time.Now()
+	}
 	t.changed.Broadcast()
 	r.data.release()
 	t.stock.recycle(r)

@@ -259,6 +259,16 @@ func TestDisconnectAnswersWhatIsUnderWay(t *testing.T) {
 	n.closed()
 }
 
+func TestADisconnectRightBehindRequestsLosesNoReply(t *testing.T) {
+	n := device(t, pattern(1<<20), styleSimple)
+	sent := requestBytes(0, 99, 1, 0, 0) // answered by the reader itself
+	sent = append(sent, requestBytes(0, 99, 2, 0, 0)...)
+	n.write(append(sent, requestBytes(0, cmdDisconnect, 3, 0, 0)...))
+	n.answer(1, 0)
+	n.answer(2, 0)
+	n.closed()
+}
+
 func TestABrokenStreamEndsTheConnection(t *testing.T) {
 	n := device(t, pattern(1<<20), styleSimple)
 	n.write(make([]byte, lenRequestHeader))
@@ -305,12 +315,12 @@ func TestReadsThatNeverCompleteEndWithTheServer(t *testing.T) {
 			})}}}, l)
 		n := l.dial(t).chosen(styleStructured)
 		silent := l.dial(t) // one that negotiates
+		silent.read(18)
 		n.write(requestBytes(0, cmdRead, 1, 0, 512))
 		n.write(requestBytes(0, cmdRead, 2, 512, 512))
 		synctest.Wait()
 		begin := time.Now()
 		s.stop()
-		silent.read(18)
 		silent.closed()
 		if a := n.answer(2, 512); a.errno != 0 || time.Since(begin) != 30*time.Second {
 			t.Errorf("the read that completes: error %d after %v", a.errno, time.Since(begin))

@@ -10,7 +10,7 @@ build="ca-certificates"
 # What namespaces, their shaping and their faults take: package e2e/lab.
 lab="$build iproute2 util-linux nftables ethtool"
 # Foreign programs that tests compare with: they read our NBD, make file systems, look into them.
-foreign="libnbd-bin python3-libnbd qemu-utils nbdkit nbd-client nbd-server fio erofs-utils squashfs-tools e2fsprogs fuse3 mount diffutils"
+foreign="libnbd-bin python3-libnbd qemu-utils nbdkit nbd-client nbd-server fio erofs-utils squashfs-tools e2fsprogs fuse3 mount diffutils openssl"
 
 case "${1-}" in
 build) want="$build" ;;

@@ -71,7 +71,7 @@ func Conform(t *testing.T, want []byte, open func(t *testing.T) block.Device) {
 		defer d.Close()
 		p, ok := d.(block.Prefetcher)
 		if !ok {
-			t.Skip("it does not prefetch")
+			return
 		}
 		for _, c := range []struct{ off, n int64 }{{0, size}, {size, 0}, {size / 3, size / 3}} {
 			if err := p.Prefetch(ctx, c.off, c.n); err != nil {
@@ -152,12 +152,13 @@ func requests(ctx context.Context, d block.Device, off, n int64, changing bool) 
 	}
 }
 
-// checkExtents checks that what d says of a range is whole, in order, and true of bytes, which are the device's.
+// checkExtents checks that what d says of a range, if it has a map, is whole, in order, and true of bytes, which are the
+// device's.
 func checkExtents(t *testing.T, d block.Device, bytes []byte, off, n int64) {
 	t.Helper()
 	m, ok := d.(block.Mapper)
 	if !ok {
-		t.Skip("it has no map")
+		return
 	}
 	at, first := off, true
 	err := m.Extents(context.Background(), off, n, func(run int64, hole, zero bool) bool {
@@ -180,7 +181,8 @@ func checkExtents(t *testing.T, d block.Device, bytes []byte, off, n int64) {
 		t.Errorf("Extents(%d, %d): ends at %d", off, n, at)
 	}
 	calls := 0
-	if err := m.Extents(context.Background(), off, n, func(int64, bool, bool) bool { calls++; return false }); err != nil || calls > 1 {
+	err = m.Extents(context.Background(), off, n, func(int64, bool, bool) bool { calls++; return false })
+	if err != nil || calls > 1 {
 		t.Errorf("Extents(%d, %d), stopped at once: %d runs, %v", off, n, calls, err)
 	}
 }

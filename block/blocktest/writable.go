@@ -70,7 +70,7 @@ func ConformWritable(t *testing.T, open func(t *testing.T) block.Device) {
 		defer d.Close()
 		z, ok := d.(block.Zeroer)
 		if !ok {
-			t.Skip("it has no way of its own to zeroes")
+			return
 		}
 		m := &model{d: d, bytes: bytes.Clone(contents)}
 		for _, hole := range []bool{false, true} {

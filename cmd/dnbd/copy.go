@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/client"
 	"github.com/dnbd/dnbd/internal/size"
@@ -25,13 +26,16 @@ func copyCommand() *cobra.Command {
 	var flags groupFlags
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "copy [flags] IMAGE|FILE DEST",
-		Short: "Copy a whole image to a file, a block device, a pipe or nowhere",
-		Long: "Copy a whole image to DEST: a file, a block device, - for standard output, or null: for nowhere. Machines that\n" +
-			"copy the same image at the same time share what crosses the network, whenever they start. Every block is checked.\n\n" +
+		Use:   "copy [flags] IMAGE|FILE|NBD-URI DEST",
+		Short: "Copy a whole image to a file, a block device, an NBD export, a pipe or nowhere",
+		Long: "Copy a whole image to DEST: a file, a block device, the export of an NBD URI, - for standard output, or null: for\n" +
+			"nowhere. Machines that copy the same image at the same time share what crosses the network, whenever they start.\n" +
+			"Every block is checked. What is zero is not copied, where the two ends know of holes.\n\n" +
 			"IMAGE is " + target.Forms + ".\n" +
-			"FILE is a local file, with a / in its path or with a sidecar beside it; with a sidecar it is checked too.",
-		Example: "  dnbd copy debian-12 /dev/sda\n  dnbd copy --json dnbd://239.0.0.7/debian-12@3 null:\n  dnbd copy debian-12 - | zstd > debian-12.zst",
+			"FILE is a local file, with a / in its path or with a sidecar beside it; with a sidecar it is checked too.\n" +
+			"NBD-URI is nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH and their like; with nbds it is TLS.",
+		Example: "  dnbd copy debian-12 /dev/sda\n  dnbd copy --json dnbd://239.0.0.7/debian-12@3 null:\n  dnbd copy debian-12 - | zstd > debian-12.zst\n" +
+			"  dnbd copy ./disk.img nbd://storage/disk",
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) != 2:
@@ -64,8 +68,8 @@ func copyCommand() *cobra.Command {
 
 // copyReport is what copy prints as JSON; a contract with users. All but Image, ID and Seconds are in bytes.
 type copyReport struct {
-	Image      string  `json:"image"` // NAME@REVISION, or the path of a file without a sidecar
-	ID         string  `json:"id"`    // empty for a file without a sidecar
+	Image      string  `json:"image"` // NAME@REVISION, the path of a file without a sidecar, or an NBD URI
+	ID         string  `json:"id"`    // empty for these two
 	Bytes      int64   `json:"bytes"`
 	Seconds    float64 `json:"seconds"`
 	Wanted     uint64  `json:"wanted"`
@@ -76,7 +80,7 @@ type copyReport struct {
 
 // transfer is a copy about to be made.
 type transfer struct {
-	from   reader
+	from   block.Device
 	local  string // the file, if it is one
 	where  string // for people: the file, or the group
 	log    *slog.Logger
@@ -85,34 +89,29 @@ type transfer struct {
 	done   atomic.Int64 // bytes that are at the destination
 }
 
-// reader is where a copy comes from.
-type reader interface {
-	// Size is in bytes.
-	Size() int64
-	// Copy hands all bytes to sink, in any order.
-	Copy(ctx context.Context, sink client.Sink) error
-	// ReadAt fills p with the bytes at off.
-	ReadAt(ctx context.Context, p []byte, off int64) error
-	// Close ends it.
-	Close() error
-}
-
-// openTransfer opens what name means: a file, or an image of a group, for which it waits.
+// openTransfer opens what name means: a file, an NBD export, or an image of a group, for which it waits.
 func openTransfer(cmd *cobra.Command, flags *groupFlags, name, dest string) (*transfer, error) {
 	level := slog.LevelWarn
 	if dest != toStdout {
 		level = slog.LevelInfo
 	}
 	t := &transfer{log: newLog(cmd, level), bar: newProgressBar(cmd.ErrOrStderr(), "copying "+name)}
+	t.report.Image = name
+	if isNBD(name) {
+		var err error
+		t.where = name
+		t.from, err = openRemote(cmd.Context(), name, newLog(cmd, slog.LevelWarn))
+		return t, err
+	}
 	if isFile(name) {
 		t.local, t.where = name, "the file "+name
-		f, err := openLocal(name)
+		d, err := openLocal(name)
 		if err != nil {
 			return nil, err
 		}
-		t.from, t.report.Image = f, name
-		if f.image != nil {
-			t.describe(f.image.Descriptor())
+		t.from = d
+		if m, ok := d.(*image.Image); ok {
+			t.describe(m.Descriptor())
 		}
 		return t, nil
 	}
@@ -146,31 +145,36 @@ func (t *transfer) describe(d image.Descriptor) {
 func (t *transfer) run(ctx context.Context, dest string) (_ copyReport, err error) {
 	defer func() { err = errors.Join(err, t.from.Close()) }()
 	started := time.Now()
-	to, err := openDestination(dest, t.from.Size(), t.local)
+	to, err := openDestination(ctx, dest, t.from.Size(), t.local)
 	if err != nil {
 		return copyReport{}, err
 	}
 	defer t.showProgress()()
-	if to.inOrder {
+	sink := client.Sink{
+		Write: func(off int64, p []byte) error {
+			t.done.Add(int64(len(p)))
+			return to.write(off, p)
+		},
+		Zero: func(off, n int64) error {
+			t.done.Add(n)
+			return to.zero(off, n)
+		},
+	}
+	c, multicast := t.from.(*client.Client)
+	switch {
+	case to.inOrder:
 		err = t.stream(ctx, to)
-	} else {
-		err = t.from.Copy(ctx, client.Sink{
-			Write: func(off int64, p []byte) error {
-				t.done.Add(int64(len(p)))
-				return to.write(off, p)
-			},
-			Zero: func(off, n int64) error {
-				t.done.Add(n)
-				return to.zero(off, n)
-			},
-		})
+	case multicast:
+		err = c.Copy(ctx, sink)
+	default:
+		err = copyDevice(ctx, t.from, sink)
 	}
 	if err = to.close(err); err != nil {
 		return copyReport{}, err
 	}
 	r := t.report
 	r.Bytes, r.Seconds = t.from.Size(), time.Since(started).Seconds()
-	if c, ok := t.from.(*client.Client); ok {
+	if multicast {
 		s := c.Stats().Network
 		r.Wanted, r.Overheard, r.Repaired, r.Duplicates = s.Asked, s.Overheard, s.Repaired, s.Duplicates
 	}

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 
 	"golang.org/x/term"
+
+	"github.com/dnbd/dnbd/block"
 )
 
 // The destinations of a copy that are no files.
@@ -31,7 +35,10 @@ type destination struct {
 }
 
 // openDestination opens dest for size bytes. source is the file that they come from, if it is one.
-func openDestination(dest string, size int64, source string) (*destination, error) {
+func openDestination(ctx context.Context, dest string, size int64, source string) (*destination, error) {
+	if isNBD(dest) {
+		return export(ctx, dest, size)
+	}
 	switch dest {
 	case toNull:
 		return &destination{
@@ -160,6 +167,38 @@ func device(path string, size int64) (*destination, error) {
 		close: func(err error) error {
 			if err = finish(f, err); err != nil {
 				err = fmt.Errorf("%w; what is on %s is incomplete", err, path)
+			}
+			return err
+		},
+	}, nil
+}
+
+// export writes to an NBD export. What is behind the image's end stays.
+func export(ctx context.Context, uri string, size int64) (*destination, error) {
+	d, err := openRemote(ctx, uri, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	w, writable := d.(block.Writer)
+	switch {
+	case !writable:
+		err = fmt.Errorf("%s is exported read-only", uri)
+	case d.Size() < size:
+		err = fmt.Errorf("%s has %d bytes, the image %d", uri, d.Size(), size)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	below := block.Lower{Device: d}
+	return &destination{
+		write: func(off int64, p []byte) error { return w.WriteAt(ctx, p, off, false) },
+		zero:  func(off, n int64) error { return below.WriteZeroes(ctx, off, n, true, false, false) },
+		close: func(err error) error {
+			if f, ok := d.(block.Flusher); ok && err == nil {
+				err = f.Flush(ctx)
+			}
+			if err = errors.Join(err, d.Close()); err != nil {
+				err = fmt.Errorf("%w; what is on %s is incomplete", err, uri)
 			}
 			return err
 		},

@@ -2,53 +2,104 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dnbd/dnbd/block"
+	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/control"
 	"github.com/dnbd/dnbd/internal/listen"
 	"github.com/dnbd/dnbd/internal/server"
+	"github.com/dnbd/dnbd/internal/source/file"
 	"github.com/dnbd/dnbd/nbd"
 )
 
-// exportFlags say how a server exports over NBD.
+// exportFlags say what a server exports over NBD, and to whom.
 type exportFlags struct {
+	layerFlags
 	addresses []string
+	writable  bool
 	allow     []string
 	maxConns  int
+	idle      time.Duration
+	tlsMode   string
+	tlsCert   string
+	tlsKey    string
+	tlsCA     string
 }
 
 // add gives them to a command.
 func (f *exportFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.addresses, "nbd", nil, "export over NBD at `ADDR` too, which is "+listen.Forms+"; may be repeated")
+	flags.BoolVar(&f.writable, "writable", false, "let NBD clients write to the files; needs --group none")
 	flags.StringSliceVar(&f.allow, "allow", nil, "serve NBD clients of these networks only, `CIDR,...`; may be repeated (default: all)")
 	flags.IntVar(&f.maxConns, "max-connections", 0, "serve `N` NBD connections at once (default: 512)")
+	flags.DurationVar(&f.idle, "idle-timeout", 0, "hang up on NBD clients that are silent for this long, such as 1h (default: never)")
+	flags.StringVar(&f.tlsMode, "tls", "", "use TLS with NBD clients: `off|on|required` (default: on with --tls-cert, else off)")
+	flags.StringVar(&f.tlsCert, "tls-cert", "", "this server's certificate, a PEM `FILE`")
+	flags.StringVar(&f.tlsKey, "tls-key", "", "the key of --tls-cert, a PEM `FILE`")
+	flags.StringVar(&f.tlsCA, "tls-ca", "", "demand certificates of NBD clients that an authority in this PEM `FILE` signed")
+	f.layerFlags.add(cmd)
 }
 
-// check looks for flags that contradict each other.
-func (f *exportFlags) check(cmd *cobra.Command) error {
-	for _, flag := range []string{"allow", "max-connections"} {
+// check looks for flags that contradict each other, or make no sense.
+func (f *exportFlags) check(cmd *cobra.Command, group bool) error {
+	needNBD := append([]string{"writable", "allow", "max-connections", "idle-timeout", "tls", "tls-cert", "tls-key", "tls-ca"}, layerNames...)
+	for _, flag := range needNBD {
 		if len(f.addresses) == 0 && cmd.Flags().Changed(flag) {
 			return usagef("--%s is for NBD clients: say with --nbd where they connect", flag)
 		}
 	}
-	if cmd.Flags().Changed("max-connections") && f.maxConns < 1 {
+	switch {
+	case !group && len(f.addresses) == 0:
+		return usagef("--group none leaves nobody to serve: say with --nbd where NBD clients connect")
+	case group && f.writable:
+		return usagef("--writable needs --group none: what a group shares does not change")
+	case group && f.cow != "" && f.cow != cowPerConnection:
+		return usagef("--cow=%s needs --group none: an image that is offered anew would not fit what was kept", f.cow)
+	case f.writable && f.cow != "":
+		return usagef("--writable and --cow contradict each other: are the files to be written to, or not?")
+	case cmd.Flags().Changed("max-connections") && f.maxConns < 1:
 		return usagef("--max-connections %d: it is a number from 1", f.maxConns)
+	case f.idle < 0:
+		return usagef("--idle-timeout %v is negative", f.idle)
+	case (f.tlsCert == "") != (f.tlsKey == ""):
+		return usagef("--tls-cert and --tls-key go together")
 	}
-	return nil
+	switch f.tlsMode {
+	case "":
+		if f.tlsCert == "" && f.tlsCA != "" {
+			return usagef("--tls-ca needs --tls-cert and --tls-key")
+		}
+	case "off":
+		if f.tlsCert != "" || f.tlsCA != "" {
+			return usagef("--tls off contradicts the other TLS flags")
+		}
+	case "on", "required":
+		if f.tlsCert == "" {
+			return usagef("--tls %s needs --tls-cert and --tls-key", f.tlsMode)
+		}
+	default:
+		return usagef("--tls %s: it is off, on or required", f.tlsMode)
+	}
+	return f.layerFlags.check()
 }
 
 // open opens the listeners. They are the caller's to close.
 func (f *exportFlags) open(ctx context.Context, log *slog.Logger) (server.NBD, error) {
+	n := server.NBD{ServerConfig: nbd.ServerConfig{Log: log, MaxConns: f.maxConns, IdleTimeout: f.idle}}
 	var addresses []listen.Address
 	for _, s := range f.addresses {
 		a, err := listen.Parse(s)
 		if err != nil {
-			return server.NBD{}, usagef("--nbd: %w", err)
+			return n, usagef("--nbd: %w", err)
 		}
 		addresses = append(addresses, a)
 	}
@@ -56,11 +107,20 @@ func (f *exportFlags) open(ctx context.Context, log *slog.Logger) (server.NBD, e
 	for _, s := range f.allow {
 		p, err := listen.ParsePrefix(s)
 		if err != nil {
-			return server.NBD{}, usagef("--allow: %w", err)
+			return n, usagef("--allow: %w", err)
 		}
 		networks = append(networks, p)
 	}
-	n := server.NBD{ServerConfig: nbd.ServerConfig{Log: log, MaxConns: f.maxConns}}
+	if f.tlsCert != "" {
+		var err error
+		if n.TLS, err = listen.TLS(f.tlsCert, f.tlsKey, f.tlsCA); err != nil {
+			return n, fmt.Errorf("--tls-cert: %w", err)
+		}
+		n.TLSMode = nbd.TLSOn
+		if f.tlsMode == "required" {
+			n.TLSMode = nbd.TLSRequired
+		}
+	}
 	for _, a := range addresses {
 		ls, err := a.Listen(ctx)
 		if err != nil {
@@ -75,5 +135,104 @@ func (f *exportFlags) open(ctx context.Context, log *slog.Logger) (server.NBD, e
 			}
 		}
 	}
+	n.Wrap = func(x nbd.Export) (nbd.Export, func() error, error) {
+		// The image belongs to the server.
+		return f.layerFlags.export(ctx, x, block.Borrow(x.Device.(*image.Image)), log)
+	}
 	return n, nil
+}
+
+// plain is what is exported of files as they are, without a group.
+type plain struct {
+	exports []nbd.Export
+	paths   []string
+	close   []func() error
+}
+
+// openPlain opens the files, each as an export with its layers.
+func (f *exportFlags) openPlain(ctx context.Context, sources []source, log *slog.Logger) (*plain, error) {
+	p := &plain{}
+	for _, s := range sources {
+		x := nbd.Export{Name: s.name}
+		if x.Name == "" {
+			x.Name = exportName(s.path)
+		}
+		for _, other := range p.exports {
+			if other.Name == x.Name {
+				return p, fmt.Errorf("two exports are called %s; give one of them another name, as in other=%s", x.Name, s.path)
+			}
+		}
+		d, err := f.openSource(ctx, s, log)
+		if err != nil {
+			return p, err
+		}
+		x, release, err := f.layerFlags.export(ctx, x, d, log)
+		if err != nil {
+			return p, err
+		}
+		p.exports, p.paths, p.close = append(p.exports, x), append(p.paths, s.path), append(p.close, release)
+	}
+	return p, nil
+}
+
+// exportName is what the export of a file, or of what an NBD URI names, is called.
+func exportName(path string) string {
+	if u, err := nbd.ParseURI(path); isNBD(path) && err == nil {
+		return u.Export
+	}
+	return image.NameOf(path)
+}
+
+// openSource opens what is to be exported.
+func (f *exportFlags) openSource(ctx context.Context, s source, log *slog.Logger) (block.Device, error) {
+	if isNBD(s.path) {
+		d, err := openRemote(ctx, s.path, log)
+		if err != nil {
+			return nil, err
+		}
+		if !f.writable {
+			return block.ReadOnly(d), nil
+		}
+		if block.Has(d)&block.CanWrite == 0 {
+			return nil, errors.Join(fmt.Errorf("--writable: %s is exported read-only", s.path), d.Close())
+		}
+		return d, nil
+	}
+	if f.writable {
+		d, err := file.OpenWritable(s.path, true)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
+	}
+	d, err := file.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Close closes what is exported.
+func (p *plain) Close() error {
+	var errs []error
+	for _, release := range p.close {
+		errs = append(errs, release())
+	}
+	p.close = nil
+	return errors.Join(errs...)
+}
+
+// status says for each export what it is.
+func (p *plain) status() []control.Export {
+	list := []control.Export{}
+	for i, x := range p.exports {
+		e := control.Export{Name: x.Name, File: p.paths[i], Access: control.ReadOnly}
+		if _, writable := x.Device.(block.Writer); x.Open != nil {
+			e.Access = control.CopyOnWrite
+		} else if writable {
+			e.Access = control.Writable
+		}
+		list = append(list, e)
+	}
+	return list
 }

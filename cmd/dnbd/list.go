@@ -32,13 +32,17 @@ func listCommand() *cobra.Command {
 	var flags groupFlags
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list [GROUP-URI]",
-		Short: "List the images that a group offers, and by which servers",
+		Use:   "list [GROUP-URI|NBD-URI]",
+		Short: "List the images that a group offers, or the exports of an NBD server",
 		Long: "List the images that a group offers, and by which servers. GROUP-URI is dnbd://GROUP[:PORT]/; without it the group\n" +
-			"is " + target.GroupURI(target.DefaultGroup()) + ". The command fails when nothing is heard.",
-		Example: "  dnbd list\n  dnbd list --json dnbd://239.0.0.7/",
+			"is " + target.GroupURI(target.DefaultGroup()) + ". The command fails when nothing is heard.\n\n" +
+			"With an NBD URI it lists the exports of that server.",
+		Example: "  dnbd list\n  dnbd list --json dnbd://239.0.0.7/\n  dnbd list nbd://storage",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && isNBD(args[0]) {
+				return listRemote(cmd.Context(), cmd.OutOrStdout(), args[0], asJSON)
+			}
 			group, err := target.ParseGroup(strings.Join(args, ""))
 			if err != nil {
 				return usagef("%w", err)

@@ -4,19 +4,48 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
+	"log/slog"
 	"os"
 	"strings"
+	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/client"
+	"github.com/dnbd/dnbd/internal/source/file"
+	"github.com/dnbd/dnbd/internal/source/remote"
 	"github.com/dnbd/dnbd/internal/target"
+	"github.com/dnbd/dnbd/nbd"
 )
+
+const (
+	// copyPiece is how many bytes of a device are read at a time, and copyReaders how many pieces at once: enough to keep a
+	// disk, or a server behind some milliseconds of network, busy.
+	copyPiece   = 1 << 20
+	copyReaders = 8
+	// zeroPiece is the unit in which zero bytes are looked for that no map tells of.
+	zeroPiece = 64 << 10
+	// remoteConnections is how many connections are opened to an NBD server that allows several, and remoteReconnect how long is
+	// tried to get back to one that is lost.
+	remoteConnections = 4
+	remoteReconnect   = 30 * time.Second
+)
+
+// isNBD says whether name is an NBD URI.
+func isNBD(name string) bool {
+	scheme, _, found := strings.Cut(strings.ToLower(name), "://")
+	switch scheme {
+	case "nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock":
+		return found
+	}
+	return false
+}
 
 // isFile says whether name means a local file rather than an image of a group.
 func isFile(name string) bool {
-	if strings.HasPrefix(strings.ToLower(name), target.Scheme) {
+	if strings.HasPrefix(strings.ToLower(name), target.Scheme) || isNBD(name) {
 		return false
 	}
 	if strings.ContainsRune(name, os.PathSeparator) {
@@ -26,98 +55,92 @@ func isFile(name string) bool {
 	return err == nil
 }
 
-// localFile is a file or block device as the source of a copy.
-type localFile struct {
-	file  *os.File
-	size  int64
-	image *image.Image // nil without a sidecar
-	block int64        // number of the block in buf, -1 for none
-	buf   []byte
+// openRemote connects to an NBD export.
+func openRemote(ctx context.Context, uri string, log *slog.Logger) (block.Device, error) {
+	if _, err := nbd.ParseURI(uri); err != nil {
+		return nil, usagef("%w", err)
+	}
+	return remote.Open(ctx, uri, nbd.DialConfig{Connections: remoteConnections, Reconnect: remoteReconnect, Log: log})
 }
 
-// openLocal opens a file, with its sidecar if there is one.
-func openLocal(path string) (*localFile, error) {
+// openLocal opens a file or block device to be read: as an image if it has a sidecar, so that all of it is checked.
+func openLocal(path string) (block.Device, error) {
 	m, err := image.Open(path)
 	switch {
 	case err == nil:
-		d := m.Descriptor()
-		return &localFile{size: d.Size, image: m, block: -1, buf: make([]byte, d.BlockSize)}, nil
+		return m, nil
 	case !errors.Is(err, image.ErrNoSidecar):
 		return nil, err
 	}
-	f, err := os.Open(path)
+	f, err := file.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	// The end of a file and of a block device is where a seek to the end arrives.
-	n, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return &localFile{file: f, size: n}, nil
+	return f, nil
 }
 
-// Size implements reader.
-func (f *localFile) Size() int64 { return f.size }
-
-// Close implements reader.
-func (f *localFile) Close() error {
-	if f.image != nil {
-		return f.image.Close()
-	}
-	return f.file.Close()
+// copyDevice hands all bytes of a device to sink, several pieces at once and in no order.
+func copyDevice(ctx context.Context, d block.Device, sink client.Sink) error {
+	readers, ctx := errgroup.WithContext(ctx)
+	readers.SetLimit(copyReaders)
+	off, size := int64(0), d.Size()
+	var failed error
+	err := block.Lower{Device: d}.Extents(ctx, 0, size, func(n int64, _, zero bool) bool {
+		end := min(off+n, size)
+		if zero {
+			failed = sink.Zero(off, end-off)
+			off = end
+		}
+		for ; off < end && ctx.Err() == nil; off += copyPiece {
+			at, n := off, min(copyPiece, end-off)
+			readers.Go(func() error {
+				p := make([]byte, n)
+				if err := d.ReadAt(ctx, p, at); err != nil {
+					return err
+				}
+				return writeSparse(sink, at, p)
+			})
+		}
+		off = end
+		return failed == nil && ctx.Err() == nil
+	})
+	return errors.Join(readers.Wait(), err, failed)
 }
 
-// Copy implements reader.
-func (f *localFile) Copy(ctx context.Context, sink client.Sink) error {
-	step := int64(streamChunk)
-	if f.image != nil {
-		step = int64(len(f.buf)) // a block at a time, so that zero ones are not written
-	}
-	buf, zeros := make([]byte, step), make([]byte, step)
-	for off := int64(0); off < f.size; off += step {
-		p := buf[:min(step, f.size-off)]
-		if err := f.ReadAt(ctx, p, off); err != nil {
-			return err
+// writeSparse hands the bytes at off to sink, the zero ones as such.
+func writeSparse(sink client.Sink, off int64, p []byte) error {
+	var zeros [zeroPiece]byte
+	for len(p) > 0 {
+		zero := bytes.Equal(p[:min(zeroPiece, len(p))], zeros[:min(zeroPiece, len(p))])
+		n := 0
+		for n < len(p) {
+			piece := p[n:min(n+zeroPiece, len(p))]
+			if bytes.Equal(piece, zeros[:len(piece)]) != zero {
+				break
+			}
+			n += len(piece)
 		}
 		var err error
-		if bytes.Equal(p, zeros[:len(p)]) {
-			err = sink.Zero(off, int64(len(p)))
+		if zero {
+			err = sink.Zero(off, int64(n))
 		} else {
-			err = sink.Write(off, p)
+			err = sink.Write(off, p[:n])
 		}
 		if err != nil {
 			return err
 		}
+		p, off = p[n:], off+int64(n)
 	}
 	return nil
 }
 
-// ReadAt implements reader.
-func (f *localFile) ReadAt(ctx context.Context, p []byte, off int64) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// deviceOf opens what a command calls by the name of a file or by an NBD URI.
+func deviceOf(ctx context.Context, name string, log *slog.Logger) (block.Device, error) {
+	switch {
+	case isNBD(name):
+		return openRemote(ctx, name, log)
+	case strings.Contains(name, "://"):
+		return nil, usagef("%s is neither an NBD URI nor a file", name)
 	}
-	if f.image == nil {
-		_, err := f.file.ReadAt(p, off)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		} else if err != nil {
-			return fmt.Errorf("read %d bytes at %d of %s: the file ends before that", len(p), off, f.file.Name())
-		}
-		return nil
-	}
-	for size := int64(len(f.buf)); len(p) > 0; {
-		number := off / size
-		if number != f.block {
-			f.block = -1
-			if _, err := f.image.ReadBlock(uint32(number), f.buf); err != nil {
-				return err
-			}
-			f.block = number
-		}
-		n := copy(p, f.buf[off%size:])
-		p, off = p[n:], off+int64(n)
-	}
-	return nil
+	return openLocal(name)
 }

@@ -81,7 +81,7 @@ func rootCommand() *cobra.Command {
 	addVerbose(root)
 	cache := cacheCommand()
 	cache.AddCommand(cacheAddCommand())
-	root.AddCommand(serveCommand(), attachCommand(), detachCommand(), copyCommand(), listCommand(), statusCommand(),
+	root.AddCommand(serveCommand(), attachCommand(), detachCommand(), copyCommand(), diffCommand(), infoCommand(), mapCommand(), listCommand(), statusCommand(),
 		imageCommand(), cache, versionCommand(), manCommand(root))
 	return root
 }

@@ -35,6 +35,7 @@ type serveOptions struct {
 	threads int
 	rate    size.Rate
 	status  string
+	pidFile string
 	files   []string // FILE or NAME=FILE
 }
 
@@ -43,12 +44,15 @@ func serveCommand() *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
 		Use:   "serve [flags] FILE|NAME=FILE ...",
-		Short: "Serve images to a group",
+		Short: "Serve images to a group, and over NBD",
 		Long: "Serve files or block devices to a group until the process is told to stop. One that has no sidecar yet is hashed\n" +
 			"first ('dnbd image create' does it beforehand). A file that changes meanwhile is withdrawn, hashed again, and\n" +
-			"offered as the next revision. A second server with the same file, under another id, shares the work.",
-		Example: "  dnbd serve debian-12.img\n  dnbd serve --iface eth0 --rate 500Mbit --group 239.0.0.7 films=/dev/vg0/films",
-		Args:    cobra.ArbitraryArgs,
+			"offered as the next revision. A second server with the same file, under another id, shares the work.\n\n" +
+			"With --nbd they are exported to NBD clients, too. With --group none they are only that, as they are and without\n" +
+			"being hashed, and can be --writable.",
+		Example: "  dnbd serve debian-12.img\n  dnbd serve --iface eth0 --rate 500Mbit --group 239.0.0.7 films=/dev/vg0/films\n" +
+			"  dnbd serve --nbd :10809 debian-12.img\n  dnbd serve --group none --nbd unix:/run/disk.sock --writable disk.img",
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 0:
@@ -58,7 +62,7 @@ func serveCommand() *cobra.Command {
 			case o.threads < 0:
 				return usagef("--threads %d: it is a number from 1, or 0 for as many as fit the machine", o.threads)
 			}
-			if err := o.exportFlags.check(cmd); err != nil {
+			if err := o.exportFlags.check(cmd, o.group != noGroup); err != nil {
 				return err
 			}
 			o.files = args
@@ -71,29 +75,41 @@ func serveCommand() *cobra.Command {
 	}
 	o.groupFlags.add(cmd)
 	o.exportFlags.add(cmd)
-	cmd.Flags().StringVar(&o.group, "group", "", "serve the multicast group `ADDR[:PORT]` (default "+target.DefaultGroup().String()+")")
+	cmd.Flags().StringVar(&o.group, "group", "", "serve the multicast group `ADDR[:PORT]` (default "+target.DefaultGroup().String()+"), or "+noGroup)
 	cmd.Flags().Uint16Var(&o.id, "id", 0, "be server `N` of the group, from 1 to 65535 (default: one that is free)")
 	cmd.Flags().IntVar(&o.threads, "threads", 0, "read with `N` threads (default: as many as there are processors, at least 4)")
 	cmd.Flags().Var(&o.rate, "rate", "send at this `RATE` at most, such as 200Mbit (default: what the receivers can take)")
 	cmd.Flags().Lookup("rate").DefValue = "" // said in the text
 	cmd.Flags().StringVar(&o.status, "status", "", "answer GET /status on TCP `ADDR:PORT` with what 'dnbd status --json' shows of this server")
+	cmd.Flags().StringVar(&o.pidFile, "pid-file", "", "write the process's number to `FILE` once it serves")
 	return cmd
 }
 
+// noGroup is the --group of a server that only exports over NBD.
+const noGroup = "none"
+
 // run serves until the command's context ends.
-func (o *serveOptions) run(cmd *cobra.Command) error {
+func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	ctx, log := cmd.Context(), newLog(cmd, slog.LevelInfo)
-	group, err := target.ParseGroup(o.group)
-	if err != nil {
-		return usagef("--group: %w", err)
-	}
-	n, err := o.network(group, log)
-	if err != nil {
-		return err
-	}
 	sources, err := parseSources(o.files)
 	if err != nil {
 		return err
+	}
+	for _, src := range sources {
+		if isNBD(src.path) && o.group != noGroup {
+			return usagef("%s: what another NBD server exports can be served with --group none only", src.path)
+		}
+	}
+	cfg := server.Config{ID: o.id, Rate: uint64(o.rate), Threads: o.threads, Log: log}
+	if o.group != noGroup {
+		if cfg.Group, err = target.ParseGroup(o.group); err != nil {
+			return usagef("--group: %w", err)
+		}
+		n, err := o.network(cfg.Group, log)
+		if err != nil {
+			return err
+		}
+		cfg.Interfaces = n.Interfaces
 	}
 	var status net.Listener
 	if o.status != "" {
@@ -102,44 +118,58 @@ func (o *serveOptions) run(cmd *cobra.Command) error {
 		}
 		defer status.Close()
 	}
-	exports, err := o.exportFlags.open(ctx, log)
+	o.exportFlags.rate = o.rate
+	if cfg.NBD, err = o.exportFlags.open(ctx, log); err != nil {
+		return err
+	}
+	unused := cfg.NBD.Listeners
+	defer func() { listen.Close(unused) }()
+
+	var images []*image.Image
+	files := &plain{}
+	if cfg.Group.IsValid() {
+		l := library{cmd: cmd, log: log, labels: map[string]image.Descriptor{}}
+		defer func() { l.close(images) }()
+		cfg.Rehash = l.rehash
+		images, err = l.open(ctx, sources)
+	} else {
+		defer func() { err = errors.Join(err, files.Close()) }()
+		files, err = o.openPlain(ctx, sources, log)
+		cfg.NBD.Exports = files.exports
+	}
 	if err != nil {
 		return err
 	}
-	// Until the server has them.
-	defer func() { listen.Close(exports.Listeners) }()
-	l := library{cmd: cmd, log: log, labels: map[string]image.Descriptor{}}
-	images, err := l.open(ctx, sources)
-	defer func() { l.close(images) }()
+	s, err := server.New(cfg)
 	if err != nil {
 		return err
 	}
-	s, err := server.New(server.Config{
-		Group: group, Interfaces: n.Interfaces, ID: o.id, Rate: uint64(o.rate), Threads: o.threads, Log: log, Rehash: l.rehash,
-		NBD: exports,
-	})
-	if err != nil {
-		return err
-	}
-	exports.Listeners = nil
+	unused = nil // they are the server's to close
 	if err := s.Prepare(ctx, images); err != nil {
 		s.Close()
 		return err
 	}
 	started := time.Now()
-	describe := func() control.Status { return serverStatus(s.Status(), interfaceNames(n.Interfaces), started) }
+	describe := func() control.Status { return serverStatus(s.Status(), interfaceNames(cfg.Interfaces), files, started) }
 	svc, err := control.Listen("serve-"+strconv.Itoa(os.Getpid()), control.Handler{Status: describe})
 	if err != nil {
 		s.Close()
 		return err
 	}
-	writeServing(cmd.OutOrStdout(), s.Status(), n.Interfaces, images, svc.Path())
+	writeServing(cmd.OutOrStdout(), s.Status(), cfg.Interfaces, images, files, svc.Path())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	if status != nil {
 		web := &http.Server{Handler: statusHandler(describe), ReadHeaderTimeout: 10 * time.Second}
 		wg.Go(func() { _ = web.Serve(status) }) // until it is closed
 		defer web.Close()
+	}
+	if o.pidFile != "" {
+		if err := os.WriteFile(o.pidFile, fmt.Appendln(nil, os.Getpid()), 0o644); err != nil {
+			s.Close()
+			return errors.Join(fmt.Errorf("--pid-file: %w", err), svc.Close())
+		}
+		defer os.Remove(o.pidFile)
 	}
 	notify(log, daemon.SdNotifyReady)
 	serving := images

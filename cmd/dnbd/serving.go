@@ -16,9 +16,11 @@ import (
 )
 
 // writeServing says what a server that starts does, a line for each thing.
-func writeServing(w io.Writer, st server.Status, interfaces []udp.Interface, images []*image.Image, socket string) {
-	fmt.Fprintf(w, "server     %d\n", st.ID)
-	fmt.Fprintf(w, "group      %v port %d\n", st.Group.Addr(), st.Group.Port())
+func writeServing(w io.Writer, st server.Status, interfaces []udp.Interface, images []*image.Image, files *plain, socket string) {
+	if st.Group.IsValid() {
+		fmt.Fprintf(w, "server     %d\n", st.ID)
+		fmt.Fprintf(w, "group      %v port %d\n", st.Group.Addr(), st.Group.Port())
+	}
 	for _, i := range interfaces {
 		fmt.Fprintf(w, "interface  %s, address %v\n", i.Name, i.Addr)
 	}
@@ -28,6 +30,9 @@ func writeServing(w io.Writer, st server.Status, interfaces []udp.Interface, ima
 	for _, m := range images {
 		d := m.Descriptor()
 		fmt.Fprintf(w, "image      %s revision %d, %s, id %v, from %s\n", d.Name, d.Revision, size.Format(d.Size), m.ID(), m.Path())
+	}
+	for _, x := range files.status() {
+		fmt.Fprintf(w, "export     %s, %s, from %s\n", x.Name, x.Access, x.File)
 	}
 	fmt.Fprintf(w, "control    %s\n", socket)
 }
@@ -46,7 +51,7 @@ func listenerURI(addr net.Addr) string {
 }
 
 // serverStatus is a server's state as the control socket shows it.
-func serverStatus(st server.Status, interfaces []string, started time.Time) control.Status {
+func serverStatus(st server.Status, interfaces []string, files *plain, started time.Time) control.Status {
 	s := &control.Server{ID: st.ID, Images: []control.Served{}, Links: []control.Link{}}
 	for _, m := range st.Images {
 		s.Images = append(s.Images, control.Served{Image: imageStatus(m.Descriptor), File: m.Path, Withdrawn: m.Withdrawn})
@@ -62,15 +67,17 @@ func serverStatus(st server.Status, interfaces []string, started time.Time) cont
 	if len(st.NBD.Addrs) > 0 {
 		n := st.NBD.Stats
 		s.NBD = &control.NBD{
-			Connections: n.Connections, Accepted: n.Accepted, Requests: n.Requests, Failed: n.Failed, Bytes: n.Bytes,
+			Exports: files.status(), Connections: n.Connections, Accepted: n.Accepted, Requests: n.Requests, Failed: n.Failed, Bytes: n.Bytes,
 		}
 		for _, addr := range st.NBD.Addrs {
 			s.NBD.URIs = append(s.NBD.URIs, listenerURI(addr))
 		}
 	}
-	return control.Status{
-		Version: version, Started: started.UTC(), Group: st.Group.String(), Interfaces: interfaces, Server: s,
+	out := control.Status{Version: version, Started: started.UTC(), Interfaces: interfaces, Server: s}
+	if st.Group.IsValid() {
+		out.Group = st.Group.String()
 	}
+	return out
 }
 
 // imageStatus is an image as the control socket shows it.

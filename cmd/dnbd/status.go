@@ -151,7 +151,11 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 }
 
 func writeServer(b *strings.Builder, st control.Status) {
-	fmt.Fprintf(b, "server %d  group %s, process %d for %v\n", st.Server.ID, st.Group, st.PID, age(st.Started))
+	if st.Group == "" {
+		fmt.Fprintf(b, "server without a group, process %d for %v\n", st.PID, age(st.Started))
+	} else {
+		fmt.Fprintf(b, "server %d  group %s, process %d for %v\n", st.Server.ID, st.Group, st.PID, age(st.Started))
+	}
 	for _, m := range st.Server.Images {
 		withdrawn := ""
 		if m.Withdrawn {
@@ -169,6 +173,9 @@ func writeServer(b *strings.Builder, st control.Status) {
 			l.Wants, l.Merged, l.Suppressed, l.Denied, l.Malformed, l.Drops)
 	}
 	if n := st.Server.NBD; n != nil {
+		for _, x := range n.Exports {
+			fmt.Fprintf(b, "  export    %s, %s, from %s\n", x.Name, x.Access, x.File)
+		}
 		fmt.Fprintf(b, "  nbd       %s; %d connections, %d requests answered, %d failed, %s sent\n", strings.Join(n.URIs, ", "),
 			n.Connections, n.Requests, n.Failed, bytesOf(uint64(n.Bytes)))
 	}

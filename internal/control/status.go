@@ -91,6 +91,7 @@ type Server struct {
 // NBD is a server's exports over NBD.
 type NBD struct {
 	URIs        []string `json:"uris"`        // of its listeners
+	Exports     []Export `json:"exports"`     // those that are no images
 	Connections int64    `json:"connections"` // open now
 	Accepted    int64    `json:"accepted"`    // connections so far
 	Requests    int64    `json:"requests"`    // answered
@@ -104,6 +105,20 @@ type Served struct {
 	File string `json:"file"`
 	// Withdrawn says that the file is no longer what was hashed, and that the image is not offered.
 	Withdrawn bool `json:"withdrawn"`
+}
+
+// What NBD clients may do with an Export.
+const (
+	ReadOnly    = "read-only"
+	Writable    = "writable"
+	CopyOnWrite = "copy-on-write" // each connection has its own copy, as long as it lasts
+)
+
+// Export is a file that is exported as it is.
+type Export struct {
+	Name   string `json:"name"`
+	File   string `json:"file"`
+	Access string `json:"access"`
 }
 
 // Link is a server on one interface.

@@ -16,6 +16,7 @@ func (r *Receiver) Step(now time.Time) {
 	}
 	r.stirred = false
 	r.hello(now)
+	r.packets = r.greeter.again(r.packets, now)
 	r.unanswered(now)
 	r.endBursts(now)
 	r.overdue(now)
@@ -24,7 +25,7 @@ func (r *Receiver) Step(now time.Time) {
 	r.lookAhead(now)
 }
 
-// hello asks the group while no server is known to live.
+// hello asks the group while no server is known to live, and when there are others.
 func (r *Receiver) hello(now time.Time) {
 	alive := false
 	for _, p := range slices.Clone(r.replicas) {
@@ -34,15 +35,15 @@ func (r *Receiver) hello(now time.Time) {
 		}
 		alive = alive || p.live(now)
 	}
-	if alive {
+	if alive && !r.strangers {
 		r.helloAt = now.Add(helloLast)
 		return
 	}
 	if now.Before(r.helloAt) {
 		return
 	}
-	r.helloWait = min(max(2*r.helloWait, helloFirst), helloLast)
-	r.helloAt = now.Add(r.helloWait)
+	r.helloWait = longer(r.helloWait)
+	r.helloed, r.helloAt, r.strangers = now, now.Add(r.helloWait), false
 	h := wire.Hello{Nonce: r.asked, Want: wire.HelloID, ID: r.cfg.ID}
 	r.packets = append(r.packets, Packet{To: r.cfg.Group, Data: h.Append(nil)})
 }
@@ -244,7 +245,7 @@ func (r *Receiver) sendWant(now time.Time, p *replica, ranges []wire.Range) {
 		}
 	}
 	if len(p.unanswered) == maxUnanswered {
-		r.retry(now, p, p.unanswered[0])
+		r.retry(p, p.unanswered[0])
 		p.unanswered = p.unanswered[1:]
 	}
 	p.unanswered = append(p.unanswered, q)

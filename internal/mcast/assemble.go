@@ -15,8 +15,12 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 		return err
 	}
 	p := r.stream(from.Addr(), d.Server, d.Epoch)
-	if p == nil || p.handle != d.Handle {
-		return nil // another image's, or a server's that we do not know yet
+	if p == nil {
+		r.stranger(now)
+		return nil
+	}
+	if p.handle != d.Handle {
+		return nil // another image's
 	}
 	r.stirred = r.stirred || p.misses > 0
 	p.hear(now)
@@ -28,6 +32,7 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 	if p.stream.received == p.reported && p.reportAt.Before(r.next) {
 		r.next = p.reportAt // now there is something to report
 	}
+	p.fed = now
 	p.stream.note(d.Seq)
 	r.stirred = r.stirred || d.Seq >= p.watch
 	p.backlog = time.Duration(d.Backlog) * time.Millisecond

@@ -17,25 +17,29 @@ func (r *Receiver) unanswered(now time.Time) {
 				break
 			}
 			p.unanswered = p.unanswered[1:]
-			r.retry(now, p, q)
-			if !p.heard.Before(q.at) {
-				continue
-			}
-			was := p.stalled()
-			p.misses++
-			p.rtt.backoff++
-			if !was && p.stalled() {
-				r.passOver(now, p)
+			r.retry(p, q)
+			if p.heard.Before(q.at) {
+				p.rtt.backoff++
+				r.doubt(p, p.misses+1, false)
 			}
 		}
 	}
 }
 
+// doubt takes in how many requests in a row p has not answered, and whether it owed blocks and was silent.
+func (r *Receiver) doubt(p *replica, misses int, suspect bool) {
+	was := p.stalled()
+	p.misses, p.suspect = max(p.misses, misses), p.suspect || suspect
+	if !was && p.stalled() {
+		r.passOver(p)
+	}
+}
+
 // passOver asks again for all that was asked of a replica that has just been found silent or barren: each of its requests would
 // else wait for its own time to run out.
-func (r *Receiver) passOver(now time.Time, p *replica) {
+func (r *Receiver) passOver(p *replica) {
 	for _, q := range p.unanswered {
-		r.retry(now, p, q)
+		r.retry(p, q)
 	}
 	p.unanswered = nil
 	for block, w := range r.wants {
@@ -105,12 +109,8 @@ func (r *Receiver) overdue(now time.Time) {
 			w.passed = time.Time{}
 			continue // it is arriving, or about to be asked for
 		}
-		if silent && !w.from.suspect {
-			was := w.from.stalled()
-			w.from.suspect = true
-			if !was && w.from.stalled() {
-				r.passOver(now, w.from)
-			}
+		if silent {
+			r.doubt(w.from, 0, true)
 		}
 		passed := w.from.stream.joined && w.from.stream.seen >= w.horizon
 		switch {
@@ -133,7 +133,8 @@ func (r *Receiver) overdue(now time.Time) {
 			w.barren++
 		}
 		if late || w.barren > 0 && w.barren%maxBarren == 0 {
-			w.from.barren = true
+			// While anything comes it is not the server that is at fault.
+			w.from.barren = w.from.barren || w.from.fed.Before(w.asked)
 			w.try++
 		}
 		r.again = append(r.again, w.block)
@@ -146,7 +147,7 @@ func (r *Receiver) overdue(now time.Time) {
 		if p.fruitless >= fruitless && len(r.replicas) > 1 {
 			p.fruitless = 0
 			p.suspended = now.Add(suspendTime)
-			r.passOver(now, p)
+			r.passOver(p)
 		}
 	}
 }
@@ -161,7 +162,7 @@ func (r *Receiver) Next(now time.Time) time.Time {
 
 // lookAhead sets when Step has something to do next: by time, and by how far the replicas' streams get.
 func (r *Receiver) lookAhead(now time.Time) {
-	r.next = r.helloAt
+	r.next = r.greeter.next(r.helloAt)
 	sooner := func(t time.Time) {
 		if t.Before(r.next) {
 			r.next = t

@@ -27,10 +27,9 @@ const maxFound = 4096
 // Finder asks a group what it offers. It hears the servers that answer, and those that announce themselves.
 type Finder struct {
 	group   netip.AddrPort
-	ask     wire.Hello
+	greeter greeter
 	helloAt time.Time
 	wait    time.Duration
-	greeted map[netip.AddrPort]time.Time
 	found   []Found
 	servers map[netip.AddrPort]uint16
 	packets []Packet
@@ -39,8 +38,8 @@ type Finder struct {
 // NewFinder returns a Finder that will ask for what ask names, with a random nonce.
 func NewFinder(now time.Time, group netip.AddrPort, ask wire.Hello) *Finder {
 	return &Finder{
-		group: group, ask: ask, helloAt: now,
-		greeted: map[netip.AddrPort]time.Time{}, servers: map[netip.AddrPort]uint16{},
+		group: group, greeter: greeter{hello: ask}, helloAt: now,
+		servers: map[netip.AddrPort]uint16{},
 	}
 }
 
@@ -55,12 +54,12 @@ func (f *Finder) Input(now time.Time, from netip.AddrPort, b []byte) {
 		f.serve(from, a.Server)
 		if a.Leaving {
 			f.found = slices.DeleteFunc(f.found, func(x Found) bool { return x.Addr == from })
-		} else if now.Sub(f.greeted[from]) >= helloLast {
+		} else {
 			f.greet(now, from, 0)
 		}
 	case wire.TypeWelcome:
 		w, err := wire.ParseWelcome(b)
-		if err != nil || w.Nonce != f.ask.Nonce {
+		if err != nil || w.Nonce != f.greeter.hello.Nonce {
 			return
 		}
 		f.serve(from, w.Server)
@@ -68,6 +67,7 @@ func (f *Finder) Input(now time.Time, from netip.AddrPort, b []byte) {
 			f.greet(now, from, w.Cookie)
 			return
 		}
+		f.greeter.answered(from)
 		for i := range w.Offers {
 			f.note(from, &w, &w.Offers[i])
 		}
@@ -81,13 +81,7 @@ func (f *Finder) serve(from netip.AddrPort, id uint16) {
 }
 
 func (f *Finder) greet(now time.Time, to netip.AddrPort, cookie uint64) {
-	if len(f.greeted) >= maxReplicas {
-		clear(f.greeted)
-	}
-	f.greeted[to] = now
-	h := f.ask
-	h.Cookie = cookie
-	f.packets = append(f.packets, Packet{To: to, Data: h.Append(nil)})
+	f.packets = f.greeter.ask(f.packets, now, to, cookie)
 }
 
 func (f *Finder) note(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) {
@@ -108,16 +102,17 @@ func (f *Finder) note(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) {
 
 // Step asks when it is time to. The owner calls it first of all, and when the time that Next names has come.
 func (f *Finder) Step(now time.Time) {
+	f.packets = f.greeter.again(f.packets, now)
 	if now.Before(f.helloAt) {
 		return
 	}
-	f.wait = min(max(2*f.wait, helloFirst), helloLast)
+	f.wait = longer(f.wait)
 	f.helloAt = now.Add(f.wait)
-	f.packets = append(f.packets, Packet{To: f.group, Data: f.ask.Append(nil)})
+	f.packets = append(f.packets, Packet{To: f.group, Data: f.greeter.hello.Append(nil)})
 }
 
 // Next returns when Step has something to do.
-func (f *Finder) Next() time.Time { return f.helloAt }
+func (f *Finder) Next() time.Time { return f.greeter.next(f.helloAt) }
 
 // Packets returns the control datagrams to be sent and forgets them.
 func (f *Finder) Packets() []Packet {

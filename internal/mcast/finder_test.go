@@ -126,7 +126,7 @@ func TestStrangersCannotFillAFinder(t *testing.T) {
 			f.Input(epoch, from, w.Append(nil))
 		}
 	}
-	if len(f.found) > maxFound || len(f.servers) > maxReplicas || len(f.greeted) > maxReplicas {
-		t.Errorf("%d images, %d servers, %d greeted", len(f.found), len(f.servers), len(f.greeted))
+	if len(f.found) > maxFound || len(f.servers) > maxReplicas || len(f.greeter.greetings) > maxReplicas {
+		t.Errorf("%d images, %d servers, %d greeted", len(f.found), len(f.servers), len(f.greeter.greetings))
 	}
 }

@@ -118,12 +118,12 @@ func (r *Receiver) deny(now time.Time, from netip.AddrPort, b []byte) error {
 	default:
 		p.suspended = now.Add(suspendTime)
 	}
-	r.retry(now, p, q)
+	r.retry(p, q)
 	return nil
 }
 
 // retry asks again for the blocks of a request that p did not grant.
-func (r *Receiver) retry(now time.Time, p *replica, q request) {
+func (r *Receiver) retry(p *replica, q request) {
 	for _, block := range q.blocks {
 		if w := r.wants[block]; w != nil && w.state != wantIdle && w.stamp == q.stamp && w.from == p {
 			r.again = append(r.again, block)
@@ -144,11 +144,7 @@ func (r *Receiver) announce(now time.Time, from netip.AddrPort, b []byte) error 
 	case p == nil:
 	case a.Leaving:
 		// Not forgotten: if it was not the server that said so, the next symbol proves it.
-		was := p.stalled()
-		p.misses = max(p.misses, stallMisses)
-		if !was {
-			r.passOver(now, p)
-		}
+		r.doubt(p, stallMisses, false)
 	default:
 		p.hear(now)
 		p.rate = a.Rate
@@ -161,17 +157,9 @@ func (r *Receiver) announce(now time.Time, from netip.AddrPort, b []byte) error 
 	return nil
 }
 
-// greet asks a server what it has. Without its cookie the answer is the cookie.
+// greet asks a server what it has.
 func (r *Receiver) greet(now time.Time, to netip.AddrPort, cookie uint64) {
-	if at, ok := r.greeted[to]; ok && cookie == 0 && now.Sub(at) < helloLast {
-		return
-	}
-	if len(r.greeted) >= maxReplicas {
-		clear(r.greeted)
-	}
-	r.greeted[to] = now
-	h := wire.Hello{Nonce: r.private, Cookie: cookie, Want: wire.HelloID, ID: r.cfg.ID}
-	r.packets = append(r.packets, Packet{To: to, Data: h.Append(nil)})
+	r.packets = r.greeter.ask(r.packets, now, to, cookie)
 }
 
 func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
@@ -179,13 +167,18 @@ func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
 	if err != nil {
 		return err
 	}
-	if w.Nonce == r.asked || w.Parts == 0 && w.Nonce == r.private {
+	private := w.Nonce == r.greeter.hello.Nonce
+	if p := r.replica(from, w.Server, w.Epoch); !private && p != nil && p.live(now) && p.cookie == w.Cookie {
+		return nil // we asked for the others
+	}
+	if w.Nonce == r.asked || w.Parts == 0 && private {
 		r.greet(now, from, w.Cookie) // whatever it offers, it is to say so to us alone
 		return nil
 	}
-	if w.Nonce != r.private {
+	if !private {
 		return nil
 	}
+	r.greeter.answered(from)
 	for i := range w.Offers {
 		o := &w.Offers[i]
 		if d, err := Descriptor(o); err != nil || d.ID() != r.cfg.ID {
@@ -194,6 +187,14 @@ func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
 		r.adopt(now, from, &w, o)
 	}
 	return nil
+}
+
+// stranger takes in that the group has a server that we do not know. Until we do we ask others for what the group asks of it, and the
+// group gets it twice. What it is will be announced within a second.
+func (r *Receiver) stranger(now time.Time) {
+	if !r.strangers && r.helloWait < helloLast && !now.Before(r.helloed.Add(r.helloWait)) {
+		r.strangers, r.helloAt, r.stirred = true, now, true
+	}
 }
 
 // adopt makes the server a replica, or renews what is known of it.

@@ -251,8 +251,8 @@ func (r *Receiver) check(now time.Time) error {
 	if most := strayBytes + r.cfg.Window + 2*r.cfg.Length(0) + outstanding; held > most {
 		return fmt.Errorf("%d bytes in assemblies, %d at most", held, most)
 	}
-	if len(r.replicas) > maxReplicas || len(r.greeted) > maxReplicas {
-		return fmt.Errorf("%d replicas, %d greeted", len(r.replicas), len(r.greeted))
+	if len(r.replicas) > maxReplicas || len(r.greeter.greetings) > maxReplicas {
+		return fmt.Errorf("%d replicas, %d greeted", len(r.replicas), len(r.greeter.greetings))
 	}
 	for _, p := range r.replicas {
 		if len(p.unanswered) > maxUnanswered {

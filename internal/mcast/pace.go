@@ -266,6 +266,14 @@ func (p *parity) take(k int) int {
 	return max(n, p.certain(k))
 }
 
+// most is how many parity symbols a generation of k takes at most, as things are.
+func (p *parity) most(k int) int {
+	if p.loss < parityFloor {
+		return 0
+	}
+	return max(int(math.Ceil(float64(k)*p.loss)), p.certain(k))
+}
+
 // nearlySure is how probable it must be that some client lacks one symbol more.
 const nearlySure = 0.9
 

@@ -26,9 +26,6 @@ const (
 	reportEach = 2 * time.Millisecond
 	// listenTime is how long a client that wants a whole image listens where the group's stream is before it asks.
 	listenTime = 50 * time.Millisecond
-	// helloFirst and helloLast bound the pauses between questions to the group while no server is known.
-	helloFirst = 50 * time.Millisecond
-	helloLast  = time.Second
 	// maxBacklog is the longest that a server is believed to need for what it has queued.
 	maxBacklog = time.Minute
 	// strayBytes bounds incomplete blocks that were not asked for.
@@ -105,11 +102,10 @@ func (w *want) patience() time.Duration { return ackSlack << min(max(w.barren-1,
 type Receiver struct {
 	cfg      ReceiverConfig
 	start    time.Time
-	asked    uint64 // nonce of our questions to the group, which everybody hears
-	private  uint64 // nonce of our questions to single servers: nobody else can offer an image in a server's name
+	asked    uint64  // nonce of our questions to the group, which everybody hears
+	greeter  greeter // its nonce is known to nobody else: nobody can offer an image in a server's name
 	replicas []*replica
-	greeted  map[netip.AddrPort]time.Time // servers that were asked what they have
-	clients  int                          // in the group, as servers count them
+	clients  int // in the group, as servers count them
 
 	wants       map[uint32]*want
 	awaited     []*want             // those that are not idle
@@ -131,8 +127,10 @@ type Receiver struct {
 	open      []*assembly
 	holes     []*assembly
 	free      [][]byte
+	helloed   time.Time // the group was asked
 	helloAt   time.Time
 	helloWait time.Duration
+	strangers bool // there are symbols of a server that we do not know
 
 	stirred bool      // something happened that Step must look at
 	next    time.Time // when Step has something to do by time alone
@@ -150,8 +148,7 @@ func NewReceiver(now time.Time, cfg ReceiverConfig) *Receiver {
 		cfg:     cfg,
 		start:   now,
 		asked:   cfg.Rand.Uint64(),
-		private: cfg.Rand.Uint64(),
-		greeted: map[netip.AddrPort]time.Time{},
+		greeter: greeter{hello: wire.Hello{Nonce: cfg.Rand.Uint64(), Want: wire.HelloID, ID: cfg.ID}},
 		wants:   map[uint32]*want{},
 		asms:    map[uint32]*assembly{},
 		batch:   map[*replica][]wire.Range{},

@@ -126,7 +126,7 @@ func TestAnOfferMustAnswerTheQuestionThatNobodyElseHeard(t *testing.T) {
 	} {
 		r := newTestReceiver(i)
 		r.Step(epoch)
-		w := wire.Welcome{Server: 1, Nonce: c.nonce(r.asked, r.private), Parts: 1, Cookie: 5, Offers: []wire.Offer{e.Offer}}
+		w := wire.Welcome{Server: 1, Nonce: c.nonce(r.asked, r.greeter.hello.Nonce), Parts: 1, Cookie: 5, Offers: []wire.Offer{e.Offer}}
 		r.Input(epoch, addr(1), w.Append(nil))
 		if adopted := len(r.replicas) == 1; adopted != c.adopted {
 			t.Errorf("%s: adopted %v", c.name, adopted)
@@ -150,7 +150,7 @@ func TestOnlyOffersOfTheImageCount(t *testing.T) {
 		r := newTestReceiver(i)
 		o := i.export(1).Offer
 		c.spoil(&o)
-		w := wire.Welcome{Server: 1, Nonce: r.private, Parts: 1, Offers: []wire.Offer{o}}
+		w := wire.Welcome{Server: 1, Nonce: r.greeter.hello.Nonce, Parts: 1, Offers: []wire.Offer{o}}
 		r.Input(epoch, addr(1), w.Append(nil))
 		if len(r.replicas) > 0 {
 			t.Errorf("%s: adopted", c.name)
@@ -199,4 +199,72 @@ func TestASilentServerIsForgotten(t *testing.T) {
 		t.Errorf("%d blocks waited for", r.Waiting())
 	}
 	meetServer(t, r, s, now.Add(time.Minute), 1)
+}
+
+func TestSymbolsOfAServerThatIsNotKnownMakeItAskTheGroup(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	s := newTestSender(1, i)
+	for _, c := range []struct {
+		name   string
+		from   netip.AddrPort
+		symbol []byte
+		asked  int // in ten seconds of such symbols
+	}{
+		{"its own", addr(1), forge(s, 5, 3, 0), 0},
+		{"another's", addr(2), forge(newTestSender(2, i), 5, 3, 0), 8}, // then it waits for the announcement
+	} {
+		r := newTestReceiver(i)
+		meetServer(t, r, s, epoch, 1)
+		asked := 0
+		for now := epoch; now.Sub(epoch) < 10*time.Second; now = now.Add(5 * time.Millisecond) {
+			r.Input(now, c.from, c.symbol)
+			r.Step(now)
+			for _, p := range r.Packets() {
+				if p.To == testGroup {
+					asked++
+				}
+			}
+		}
+		if asked != c.asked {
+			t.Errorf("%s: asked the group %d times, want %d", c.name, asked, c.asked)
+		}
+	}
+}
+
+func TestAServerIsSuspendedWhenNothingOfItComes(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	for _, fed := range []bool{false, true} {
+		senders := []*Sender{newTestSender(1, i), newTestSender(2, i)}
+		r := newTestReceiver(i)
+		for n, s := range senders {
+			r.stranger(epoch)
+			meetServer(t, r, s, epoch, byte(n+1))
+		}
+		for block := range i.geometry.Total() {
+			r.Want(epoch, block, wire.Demand)
+		}
+		suspended := false
+		now := epoch
+		for seq := uint64(1); now.Sub(epoch) < 10*time.Second; seq += 100 {
+			for n, s := range senders { // they answer, and their bursts go nowhere
+				for _, p := range r.Packets() {
+					senders[p.To.Addr().As4()[3]-1].Input(now, addr(9), p.Data)
+				}
+				for _, p := range s.Packets() {
+					r.Input(now, addr(byte(n+1)), p.Data)
+				}
+				if fed {
+					r.Input(now, addr(byte(n+1)), forge(s, seq, uint32(seq/100%50), 0)) // of a block that never becomes complete
+				}
+			}
+			now = now.Add(5 * time.Millisecond)
+			r.Step(now)
+			for _, p := range r.replicas {
+				suspended = suspended || now.Before(p.suspended)
+			}
+		}
+		if suspended == fed {
+			t.Errorf("suspended %v where symbols come: %v", suspended, fed)
+		}
+	}
 }

@@ -1,7 +1,9 @@
 package mcast
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/dnbd/dnbd/internal/wire"
@@ -39,6 +41,7 @@ type replica struct {
 	watch      uint64 // number of the stream that the end of a burst, or a block that should have come by then, waits for
 	rtt        rtt
 	heard      time.Time // any datagram
+	fed        time.Time // a symbol
 	misses     int       // requests in a row that were not answered
 	suspect    bool      // it owed us blocks and was silent
 	barren     bool      // something of what was asked together brought nothing
@@ -103,48 +106,31 @@ func (r *replica) score(block uint32) uint64 {
 	return x ^ x>>31
 }
 
-// choose returns the replica to be asked for a block at the given try, from 0, or nil when there is none at all. Live ones come
-// first; when there is none the others are tried in turn, so that one that comes back is noticed.
+// choose returns the replica to be asked for a block at the given try, from 0, or nil when there is none at all. Live ones are
+// tried in the order of their scores; when there is none the others are, so that one that comes back is noticed.
 func choose(replicas []*replica, now time.Time, block uint32, try int) *replica {
-	var best *replica
-	live := 0
-	for _, r := range replicas {
-		if r.live(now) {
-			live++
-		}
+	type candidate struct {
+		*replica
+		score uint64
 	}
-	// The try-th best of the live ones, or of all that were not withdrawn.
-	usable := func(r *replica) bool { return r.live(now) || live == 0 && !r.withdrawn }
-	n := 0
-	for _, r := range replicas {
-		if usable(r) {
-			n++
-		}
-	}
-	if n == 0 {
-		return nil
-	}
-	bound := ^uint64(0)
-	for range try%n + 1 {
-		best = nil
-		for _, r := range replicas {
-			if s := r.score(block); usable(r) && s < bound && (best == nil || s > best.score(block)) {
-				best = r
-			}
-		}
-		if best == nil {
-			break // two servers with one id: no order among them
-		}
-		bound = best.score(block)
-	}
-	if best == nil {
+	var room [8]candidate // most groups have fewer
+	candidates := room[:0]
+	add := func(usable func(*replica) bool) {
 		for _, r := range replicas {
 			if usable(r) {
-				return r
+				candidates = append(candidates, candidate{r, r.score(block)})
 			}
 		}
 	}
-	return best
+	add(func(r *replica) bool { return r.live(now) })
+	if len(candidates) == 0 {
+		add(func(r *replica) bool { return !r.withdrawn })
+	}
+	if len(candidates) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(candidates, func(a, b candidate) int { return cmp.Compare(b.score, a.score) })
+	return candidates[try%len(candidates)].replica
 }
 
 // Replica is what a Receiver knows of a server.

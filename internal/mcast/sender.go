@@ -83,7 +83,7 @@ type sent struct {
 	nextParity int    // symbols of parity used so far, for each generation
 }
 
-// ahead is how many symbols of the stream will be sent before what is enqueued in a class now.
+// ahead is how many symbols of the stream will be sent before what is enqueued in a class now, but for the parity that goes unasked.
 func (e *export) ahead(class wire.Priority) int {
 	n := 0
 	for _, queued := range e.queued[:class+1] {
@@ -258,12 +258,9 @@ func (s *Sender) hello(from netip.AddrPort, b []byte) {
 			offers = append(offers, e.Offer)
 		}
 	}
-	if len(offers) == 0 && h.Want != wire.HelloAll {
-		return // not here; whoever has it answers
-	}
 	parts := wire.SplitOffers(offers)
 	if len(parts) == 0 {
-		parts = append(parts, nil)
+		parts = append(parts, nil) // it is not here: without an answer we would be asked again
 	}
 	w.Parts = uint8(min(len(parts), 255))
 	for i, part := range parts[:w.Parts] {

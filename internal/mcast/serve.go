@@ -70,7 +70,8 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 		last = wire.Bulk
 	}
 	if ack.Queued > 0 {
-		ack.Horizon = e.seq + uint64(e.ahead(last))
+		n, k := e.ahead(last), e.layout(0).perGen()
+		ack.Horizon = e.seq + uint64(n+(n*e.parity.most(k)+k-1)/k)
 		if last < wire.Bulk && s.hasReady() {
 			// What is less urgent goes out while it is read from the disk: the rest of one block, and one more.
 			ack.Horizon += 2 * uint64(e.layout(0).k)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
 	"net"
 	"slices"
 	"sync"
@@ -14,6 +15,9 @@ import (
 type NBD struct {
 	// Listeners are where. They are the Server's to close. Without any nothing is exported.
 	Listeners []net.Listener
+	// Wrap, if it is not nil, may change how an image is exported and put layers around its device. It is called once for each; the
+	// function that it returns is called when the server ends, before the image is closed.
+	Wrap func(nbd.Export) (nbd.Export, func() error, error)
 	// Port is the TCP port that clients of the group are told; 0 to tell none.
 	Port uint16
 	// ServerConfig has the limits, and as its Exports what is exported beside the images.
@@ -31,6 +35,39 @@ func (s *Server) serveNBD(ctx context.Context, wg *sync.WaitGroup) {
 	}
 }
 
+// hashContext is the metadata context that tells the first 64 bits of the hash of each block: two servers can be compared by it without
+// moving data.
+const hashContext = "dnbd:hash"
+
+// prepareNBD fills in how e is exported.
+func (s *Server) prepareNBD(e *export) {
+	d, g := e.image.Descriptor(), e.image.Geometry()
+	e.nbd = nbd.Export{
+		Name: d.Name, Device: e.image, BlockSize: uint32(d.BlockSize),
+		Contexts: []nbd.Context{{Name: hashContext, Wide: true, Status: func(_ context.Context, off, n int64, yield func(int64, uint64) bool) error {
+			for end := off + n; off < end; {
+				number := uint32(off / int64(g.BlockSize()))
+				next := g.Offset(number) + int64(g.Len(number))
+				h, _ := e.image.Tree().Hash(number)
+				if !yield(next-off, binary.BigEndian.Uint64(h[:])) {
+					break
+				}
+				off = next
+			}
+			return nil
+		}}},
+	}
+	if s.nbd == nil || s.cfg.NBD.Wrap == nil {
+		return
+	}
+	x, release, err := s.cfg.NBD.Wrap(e.nbd)
+	if err != nil {
+		s.cfg.Log.Error("export over NBD without layers", "image", d.Name, "error", err)
+		return
+	}
+	e.nbd, e.release = x, release
+}
+
 // export tells the NBD server what there is now: of each name the image that was added last, unless it is withdrawn. A client that
 // chose an image before keeps it, and its reads fail where the file is not what was hashed.
 func (s *Server) export() {
@@ -41,12 +78,10 @@ func (s *Server) export() {
 	defer s.mu.Unlock()
 	list := slices.Clone(s.cfg.NBD.Exports)
 	for i, e := range s.exports {
-		d := e.image.Descriptor()
-		newer := slices.ContainsFunc(s.exports[i+1:], func(other *export) bool { return other.image.Descriptor().Name == d.Name })
-		if newer || e.state != wire.ImageServed {
-			continue
+		newer := slices.ContainsFunc(s.exports[i+1:], func(other *export) bool { return other.nbd.Name == e.nbd.Name })
+		if !newer && e.state == wire.ImageServed {
+			list = append(list, e.nbd)
 		}
-		list = append(list, nbd.Export{Name: d.Name, Device: e.image, BlockSize: uint32(d.BlockSize)})
 	}
 	if err := s.nbd.SetExports(list); err != nil {
 		s.cfg.Log.Error("export over NBD", "error", err)

@@ -57,10 +57,12 @@ type Server struct {
 
 // export is an image that is or was offered.
 type export struct {
-	handle uint16
-	image  *image.Image
-	state  wire.ImageState
-	renew  bool // to be hashed again
+	handle  uint16
+	image   *image.Image
+	state   wire.ImageState
+	renew   bool // to be hashed again
+	nbd     nbd.Export
+	release func() error // of what is around the image in nbd; nil for nothing
 }
 
 // ErrTaken: the id, or an image's name, belongs to another server of the group already.
@@ -205,7 +207,11 @@ func (s *Server) closeImages() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.exports {
-		if err := e.image.Close(); err != nil {
+		var err error
+		if e.release != nil {
+			err = e.release()
+		}
+		if err := errors.Join(err, e.image.Close()); err != nil {
 			s.cfg.Log.Warn("close image", "error", err)
 		}
 	}
@@ -215,6 +221,7 @@ func (s *Server) closeImages() {
 func (s *Server) add(m *image.Image) {
 	s.mu.Lock()
 	e := &export{handle: uint16(len(s.exports) + 1), image: m}
+	s.prepareNBD(e)
 	s.exports = append(s.exports, e)
 	s.mu.Unlock()
 	for _, l := range s.links {

@@ -94,11 +94,16 @@ func (c *device) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := c.check(ctx, off, int64(len(p))); err != nil {
 		return err
 	}
-	return c.each(ctx, off, int64(len(p)), func(b int64, data []byte) {
+	err := c.each(ctx, off, int64(len(p)), func(b int64, data []byte) {
 		// The part of the block that was asked for.
 		begin := b * BlockSize
 		copy(p[max(begin-off, 0):], data[max(off-begin, 0):])
 	})
+	if err != nil && ctx.Err() == nil && !c.closed.Load() {
+		// It may have failed for the sake of bytes that this read did not ask for.
+		return c.Device.ReadAt(ctx, p, off)
+	}
+	return err
 }
 
 // Prefetch implements block.Prefetcher. Of a range larger than half of the cache only the beginning is loaded, since the rest

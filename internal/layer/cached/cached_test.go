@@ -147,8 +147,11 @@ func TestALoadEndsWhenNobodyWaits(t *testing.T) {
 		})
 		d := New(slow, 1<<20)
 		ctx, giveUp := context.WithCancel(t.Context())
-		go giveUp()
-		if err := d.ReadAt(ctx, make([]byte, 10), 0); !errors.Is(err, context.Canceled) {
+		result := make(chan error, 1)
+		go func() { result <- d.ReadAt(ctx, make([]byte, 10), 0) }()
+		synctest.Wait()
+		giveUp()
+		if err := <-result; !errors.Is(err, context.Canceled) {
 			t.Errorf("%v, want context.Canceled", err)
 		}
 		<-ended
@@ -175,6 +178,24 @@ func TestAFailedLoadIsTriedAgain(t *testing.T) {
 	}
 	failing = false
 	read(t, d, data, 0, 10)
+}
+
+func TestABadSectorHarmsNoOtherOfItsBlock(t *testing.T) {
+	data := randomBytes()
+	bad := errors.New("worn out")
+	const sector = 3 * BlockSize / 2
+	d := New(blocktest.Faulty(blocktest.NewMemory(data), func(r block.Request) error {
+		if r.Off <= sector && r.Off+r.Len > sector {
+			return bad
+		}
+		return nil
+	}), 1<<20)
+	defer d.Close()
+	read(t, d, data, BlockSize, 4096)
+	read(t, d, data, sector+1, 2*BlockSize)
+	if err := d.ReadAt(t.Context(), make([]byte, 10), sector-5); !errors.Is(err, bad) {
+		t.Errorf("the sector itself: %v", err)
+	}
 }
 
 func TestCloseEndsReads(t *testing.T) {

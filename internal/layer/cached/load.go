@@ -1,6 +1,7 @@
 package cached
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -54,8 +55,12 @@ func (c *device) keep(l *load) {
 		}
 		delete(c.loading, b)
 		if l.err == nil && !c.closed.Load() {
-			// A copy: one block must not hold the memory of all that were loaded with it.
-			c.lru.put(b, append([]byte(nil), l.block(b)...))
+			data := l.block(b)
+			if l.end-l.first > 1 {
+				// One block must not hold the memory of all that were loaded with it.
+				data = bytes.Clone(data)
+			}
+			c.lru.put(b, data)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -127,6 +128,35 @@ func TestWhatIsTrimmedGivesItsSpaceBack(t *testing.T) {
 		if err := free(); err != nil || scratch.Allocated() != 0 {
 			t.Errorf("%s left %d bytes, %v", name, scratch.Allocated(), err)
 		}
+	}
+}
+
+func TestExtentsOfBothThatAreAlikeAreOne(t *testing.T) {
+	// The base has zeroes from 40 KiB to 80 KiB.
+	d := openTemporary(t, sparse(t, baseBytes()), blocktest.NewDisk(size))
+	ctx := t.Context()
+	for _, err := range []error{
+		d.WriteZeroes(ctx, 20<<10, 28<<10, true, false, false), // on both sides of the border
+		d.WriteAt(ctx, make([]byte, 8<<10), 100<<10, false),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	type extent struct {
+		n          int64
+		hole, zero bool
+	}
+	var got []extent
+	if err := d.Extents(ctx, 0, 200<<10, func(n int64, hole, zero bool) bool {
+		got = append(got, extent{n, hole, zero})
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := []extent{{20 << 10, false, false}, {60 << 10, true, true}, {120 << 10, false, false}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
 

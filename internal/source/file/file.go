@@ -17,8 +17,9 @@ import (
 //
 // The size is the file's when it is opened, and stays so. A write never makes a file longer; what is appended behind our
 // back is not seen. A file that someone makes shorter is damage that has to be told: every request for a part that is gone
-// fails with EIO, a write as well, since it would make the file grow again with a hole before it. That costs a look at the length for
-// each write to a file, and cannot be exact: who truncates a file in the moment of a write wins.
+// fails with EIO, a write as well, since it would make the file grow again with a hole before it. That costs a look at the
+// length before each write (a twentieth of a write of 4 KiB), and cannot be exact: who truncates a file in the moment of a
+// write wins.
 //
 // Reads and writes go through the page cache. A call that the kernel has begun is not ended by its context, only what has
 // not begun: Linux has no way to end the read of a file.

@@ -131,9 +131,11 @@ func attempt(no *atomic.Bool, f func() error) error {
 		return errors.ErrUnsupported
 	}
 	err := again(f)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOTTY) {
-		no.Store(true)
-		return errors.ErrUnsupported
+	for _, unable := range []error{unix.EOPNOTSUPP, unix.ENOSYS, unix.ENODEV, unix.ENOTTY} {
+		if errors.Is(err, unable) {
+			no.Store(true)
+			return errors.ErrUnsupported
+		}
 	}
 	return err
 }

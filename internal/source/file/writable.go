@@ -44,7 +44,8 @@ func Create(path string, size int64) (*Writable, error) {
 	}
 	if d.size != size {
 		d.Close()
-		return nil, fmt.Errorf("open %s: it is %d bytes long, not %d: it was made for something else; name another file", path, d.size, size)
+		return nil, fmt.Errorf("open %s: it is %d bytes long, not %d, so it was made for something else; name another file",
+			path, d.size, size)
 	}
 	return d, nil
 }

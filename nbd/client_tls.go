@@ -1,0 +1,54 @@
+package nbd
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// The files of a folder of certificates, as GnuTLS's users, libnbd, qemu and nbdkit, call them.
+const (
+	fileCA         = "ca-cert.pem"
+	fileClientCert = "client-cert.pem"
+	fileClientKey  = "client-key.pem"
+)
+
+// tlsConfig is the configuration of TLS that u's parameters mean. The client's own certificate may be absent from the
+// folder, the authority's may not.
+func (u URI) tlsConfig() (*tls.Config, error) {
+	config := &tls.Config{ServerName: u.serverName(), InsecureSkipVerify: u.NoVerify}
+	if u.Certificates != "" {
+		pem, err := os.ReadFile(filepath.Join(u.Certificates, fileCA))
+		if err != nil {
+			return nil, fmt.Errorf("certificates: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("certificates: no certificate in %s", filepath.Join(u.Certificates, fileCA))
+		}
+		own, err := tls.LoadX509KeyPair(filepath.Join(u.Certificates, fileClientCert), filepath.Join(u.Certificates, fileClientKey))
+		switch {
+		case err == nil:
+			config.Certificates = []tls.Certificate{own}
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, fmt.Errorf("client's certificate and key in %s: %w", u.Certificates, err)
+		}
+	}
+	if config.ServerName == "" && !u.NoVerify {
+		// A unix socket has no name that a certificate could be for. That the authority signed it is checked all the same.
+		config.InsecureSkipVerify = true
+		config.VerifyConnection = func(state tls.ConnectionState) error {
+			options := x509.VerifyOptions{Roots: config.RootCAs, Intermediates: x509.NewCertPool()}
+			for _, c := range state.PeerCertificates[1:] {
+				options.Intermediates.AddCert(c)
+			}
+			_, err := state.PeerCertificates[0].Verify(options)
+			return err
+		}
+	}
+	return config, nil
+}
