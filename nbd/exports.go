@@ -22,8 +22,8 @@ type Export struct {
 	Device Device
 	// Open, instead of Device, opens a device for each client that chooses the export.
 	Open OpenFunc
-	// Shared promises that the devices that Open returns are the same bytes, and that a flush of one covers all, so that a
-	// client may use several connections at once. A Device always is.
+	// Shared promises that the devices that Open returns are the same bytes, and that a flush of one, if they have it, covers
+	// all. It offers clients to use several connections at once.
 	Shared bool
 	// ReadOnly keeps clients from changing a device that could be changed.
 	ReadOnly bool

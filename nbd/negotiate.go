@@ -215,7 +215,10 @@ func (n *negotiation) flags(x *Export) uint16 {
 	if x.Rotational {
 		flags |= exportRotational
 	}
-	if x.Open != nil && !x.Shared {
+	switch {
+	case x.Open != nil && x.Shared:
+		flags |= exportMultiConn
+	case x.Open != nil:
 		flags &^= exportMultiConn
 	}
 	if x.NoFUA {

@@ -25,8 +25,12 @@ const nbdBackgroundVariable = "DNBD_NBD_SERVER_BACKGROUND"
 // defaultPIDFile is where nbd-server writes its process id when it is told nothing, if it can.
 const defaultPIDFile = "/var/run/nbd-server.pid"
 
-// inNBDBackground says whether this is the process in the background.
-func inNBDBackground() bool { return os.Getenv(nbdBackgroundVariable) != "" }
+// inNBDBackground says, once, whether this is the process in the background. Those that it starts are not.
+func inNBDBackground() bool {
+	is := os.Getenv(nbdBackgroundVariable) != ""
+	_ = os.Unsetenv(nbdBackgroundVariable) // fails for no name that is one
+	return is
+}
 
 // startNBDBackground starts a command line in the background, and returns when it serves.
 func startNBDBackground(cmd *cobra.Command, args []string) error {

@@ -48,12 +48,12 @@ func (e *export) base(path string) (block.Device, error) {
 		e.making.Lock() // or another client would find the file before it has its size
 		defer e.making.Unlock()
 	}
-	d, err := e.file(path)
-	if errors.Is(err, fs.ErrNotExist) && e.FileSize > 0 && !e.ReadOnly {
-		if err = e.makeLocked(path); err == nil {
-			d, err = e.file(path)
+	if e.FileSize > 0 && !e.ReadOnly && empty(path) {
+		if err := e.makeLocked(path); err != nil {
+			return nil, err
 		}
 	}
+	d, err := e.file(path)
 	if err != nil {
 		return nil, err
 	}
@@ -85,16 +85,22 @@ func (e *export) file(path string) (block.Device, error) {
 	return d, nil
 }
 
-// makeLocked makes the file that is missing.
+// empty says whether a file is missing or has nothing in it.
+func empty(path string) bool {
+	fi, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && fi.Mode().IsRegular() && fi.Size() == 0
+}
+
+// makeLocked makes an empty file one of filesize.
 func (e *export) makeLocked(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err == nil {
+		err = errors.Join(f.Truncate(e.FileSize), f.Close())
+	}
 	if err != nil {
 		return fmt.Errorf("make a file of filesize: %w", err)
 	}
-	if err := errors.Join(f.Truncate(e.FileSize), f.Close()); err != nil {
-		return errors.Join(fmt.Errorf("make a file of filesize: %w", err), os.Remove(path))
-	}
-	e.log.Info("made a file that was missing", "file", path, "size", e.FileSize)
+	e.log.Info("made a file of filesize", "file", path, "size", e.FileSize)
 	return nil
 }
 

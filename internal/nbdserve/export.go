@@ -2,7 +2,6 @@ package nbdserve
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -47,7 +46,7 @@ type export struct {
 }
 
 // errNoFile is what a client hears when its file cannot be opened.
-var errNoFile = errors.New("what it serves cannot be opened; the server's log says why")
+var errNoFile = fmt.Errorf("%w: what it serves cannot be opened; the server's log says why", nbd.ErrRefused)
 
 // open is the export's nbd.OpenFunc.
 func (e *export) open(ctx context.Context, client net.Addr) (d nbd.Device, release func(), err error) {
