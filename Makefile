@@ -30,11 +30,12 @@ DIRS = bench block cmd demo e2e image internal nbd
 
 all: build
 
-build: ## the one program, bin/dnbd, static, with its names of old beside it
+build: ## the one program, bin/dnbd, static, with its other names beside it
 	scripts/install-deps.sh build
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/dnbd ./cmd/dnbd
 	ln -sf dnbd bin/dnbd-server
 	ln -sf dnbd bin/dnbd-client
+	ln -sf dnbd bin/nbd-server
 
 test: ## all tests; installs the Debian packages that they need
 	scripts/install-deps.sh test
@@ -83,6 +84,7 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	install bin/dnbd $(DESTDIR)$(PREFIX)/bin/
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-server
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-client
+	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-server
 	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
 
 clean: ## remove what was built

@@ -41,7 +41,7 @@ var layers = []layer{
 		"it is one part of a client or a server, and knows of neither",
 	},
 	{
-		[]string{"internal/client", "internal/server", "internal/target"},
+		[]string{"internal/client", "internal/server", "internal/target", "internal/nbdserve"},
 		"it is made of parts, and knows of no command",
 	},
 	{

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // defaultBlockSize is the preferred block size of an export that names none; it is the protocol's own default.
@@ -21,11 +22,17 @@ type Export struct {
 	Device Device
 	// Open, instead of Device, opens a device for each client that chooses the export.
 	Open OpenFunc
-	// Shared promises that the devices that Open returns are the same bytes, and that a flush of one covers all, so that a
-	// client may use several connections at once. A Device always is.
+	// Shared promises that the devices that Open returns are the same bytes, and that a flush of one, if they have it, covers
+	// all. It offers clients to use several connections at once.
 	Shared bool
 	// ReadOnly keeps clients from changing a device that could be changed.
 	ReadOnly bool
+	// NoFUA keeps from clients that a device that can be written to takes FUA. One who sets it all the same is heeded.
+	NoFUA bool
+	// NeedsTLS hides the export from clients until they use TLS.
+	NeedsTLS bool
+	// IdleTimeout is the server's for clients of this export, if it is not 0.
+	IdleTimeout time.Duration
 	// Rotational tells clients that the device seeks, so that they sort their requests.
 	Rotational bool
 	// BlockSize is the size and alignment in bytes of requests that suits the device best, which clients are told: a power of

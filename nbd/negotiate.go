@@ -39,6 +39,7 @@ var errAborted = errors.New("client left")
 // negotiation is the fixed newstyle handshake of one connection. It is used by one goroutine.
 type negotiation struct {
 	exports *exports
+	noList  bool // clients may not ask which there are
 	r       *bufio.Reader
 	w       io.Writer
 	// waiting is called each time before the negotiation waits for the client.
@@ -214,8 +215,14 @@ func (n *negotiation) flags(x *Export) uint16 {
 	if x.Rotational {
 		flags |= exportRotational
 	}
-	if x.Open != nil && !x.Shared {
+	switch {
+	case x.Open != nil && x.Shared:
+		flags |= exportMultiConn
+	case x.Open != nil:
 		flags &^= exportMultiConn
+	}
+	if x.NoFUA {
+		flags &^= exportFUA
 	}
 	if n.session.style != styleSimple {
 		flags |= exportDF
@@ -253,7 +260,14 @@ func (n *negotiation) list() {
 		n.refuse(optList, repErrInvalid, "this option takes no data")
 		return
 	}
+	if n.noList {
+		n.refuse(optList, repErrPolicy, "this server does not list its exports; ask for one by its name")
+		return
+	}
 	for _, e := range n.exports.all() {
+		if e.NeedsTLS && !n.secure {
+			continue
+		}
 		b := binary.BigEndian.AppendUint32(nil, uint32(len(e.Name)))
 		b = append(b, e.Name...)
 		n.reply(optList, repServer, append(b, e.Description...))

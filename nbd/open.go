@@ -18,8 +18,14 @@ type OpenFunc func(ctx context.Context, client net.Addr) (d Device, release func
 // ErrRefused is wrapped by an error of Open that means that the client may not have the export.
 var ErrRefused = errors.New("refused")
 
+// errNeedsTLS is why a client without TLS does not get an export that needs it.
+var errNeedsTLS = errors.New("this export requires TLS")
+
 // open returns x with the device that this client is to have. If it was opened for it, n.close gives it back.
 func (n *negotiation) open(x Export) (Export, error) {
+	if x.NeedsTLS && !n.secure {
+		return x, errNeedsTLS
+	}
 	if x.Open == nil {
 		return x, nil
 	}
@@ -46,8 +52,11 @@ func (n *negotiation) open(x Export) (Export, error) {
 // refuseOpen answers an option whose export cannot be opened.
 func (n *negotiation) refuseOpen(option uint32, err error) {
 	kind := uint32(repErrUnknown)
-	if errors.Is(err, ErrRefused) {
+	switch {
+	case errors.Is(err, ErrRefused):
 		kind = repErrPolicy
+	case errors.Is(err, errNeedsTLS):
+		kind = repErrTLSReqd
 	}
 	n.refuse(option, kind, err.Error())
 }

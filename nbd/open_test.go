@@ -93,12 +93,12 @@ func TestAQuestionOpensAndReleases(t *testing.T) {
 
 func TestOnlyASharedExportIsForSeveralConnections(t *testing.T) {
 	for _, shared := range []bool{false, true} {
-		for _, readOnly := range []bool{false, true} {
-			o := newOpened()
-			s := serve(t, ServerConfig{Exports: []Export{{Open: o.open, Shared: shared, ReadOnly: readOnly}}}, listen(t, "unix"))
+		for name, d := range map[string]Device{"all": newDisk(page), "no flush": plain{newDisk(page)}, "read-only": pattern(page)} {
+			open := func(context.Context, net.Addr) (Device, func(), error) { return d, nil, nil }
+			s := serve(t, ServerConfig{Exports: []Export{{Open: open, Shared: shared}}}, listen(t, "unix"))
 			info := dial(t, s.addr).greet(flagFixedNewstyle).option(optInfo, infoData(""))[0].data
 			if got := info[10]&(exportMultiConn>>8) != 0; got != shared {
-				t.Errorf("shared %v, read-only %v: several connections %v", shared, readOnly, got)
+				t.Errorf("shared %v, %s: several connections %v", shared, name, got)
 			}
 		}
 	}

@@ -38,6 +38,8 @@ const (
 type ServerConfig struct {
 	// Exports are what clients can ask for. The first is the default one, unless another has the empty name.
 	Exports []Export
+	// NoList refuses clients that ask which exports there are.
+	NoList bool
 	// Log gets a line for each connection that ends badly, at level warn, and for each beginning and end, at level debug.
 	// nil means none.
 	Log *slog.Logger
@@ -187,7 +189,7 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	r := bufio.NewReaderSize(conn, readAhead)
 	client := conn // as it is talked to: with TLS at some time, perhaps
 	n := &negotiation{
-		exports: &s.exports, r: r, w: conn, tls: s.config.TLSMode,
+		exports: &s.exports, noList: s.config.NoList, r: r, w: conn, tls: s.config.TLSMode,
 		waiting: func() error { return conn.SetDeadline(time.Now().Add(s.config.HandshakeTimeout)) },
 		upgrade: func() (*bufio.Reader, io.Writer, error) {
 			secure, err := newTLSConn(ctx, conn, s.config.TLS)

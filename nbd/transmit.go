@@ -3,6 +3,7 @@ package nbd
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func newTransmission(ctx context.Context, s session, conn net.Conn, r *bufio.Rea
 		stock:   &server.stock,
 		count:   &server.count,
 		size:    s.export.Device.Size(),
-		idle:    server.config.IdleTimeout,
+		idle:    cmp.Or(s.export.IdleTimeout, server.config.IdleTimeout),
 	}
 	t.ctx, t.cancel = context.WithCancel(ctx)
 	t.changed.L = &t.mu

@@ -25,8 +25,8 @@ const (
 
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
-// run runs the command line argv and returns the exit code. Started under the name of one of DNBD's programs it is that
-// program.
+// run runs the command line argv and returns the exit code. Started under the name of one of DNBD's programs, or of
+// nbd-server, it is that program.
 func run(argv []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -40,6 +40,8 @@ func run(argv []string, stdout, stderr io.Writer) int {
 		root = oldServerCommand()
 	case oldClient:
 		root = oldClientCommand()
+	case nbdServer:
+		root = nbdServerCommand()
 	default:
 		name, root = "dnbd", rootCommand()
 	}

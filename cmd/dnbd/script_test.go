@@ -18,9 +18,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestMain makes the test binary dnbd, and DNBD's programs, when it is started by their names.
+// TestMain makes the test binary dnbd, DNBD's programs and nbd-server, when it is started by their names.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"dnbd": main, oldServer: main, oldClient: main})
+	testscript.Main(m, map[string]func(){"dnbd": main, oldServer: main, oldClient: main, nbdServer: main})
 }
 
 // TestScripts runs testdata/script, the contract with users. It is run again in a network of its own, if one can be made.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"syscall"
@@ -54,8 +55,8 @@ func (a Address) listenTCP(ctx context.Context) ([]net.Listener, error) {
 	var ls []net.Listener
 	port := strconv.FormatUint(uint64(a.port), 10)
 	for _, host := range hosts {
-		var c net.ListenConfig // whose network tcp without a host is IPv4 and IPv6 at once
-		l, err := c.Listen(ctx, "tcp", net.JoinHostPort(host, port))
+		var c net.ListenConfig
+		l, err := c.Listen(ctx, tcpNetwork(host), net.JoinHostPort(host, port))
 		if err != nil {
 			return ls, err
 		}
@@ -65,6 +66,18 @@ func (a Address) listenTCP(ctx context.Context) ([]net.Listener, error) {
 		}
 	}
 	return ls, nil
+}
+
+// tcpNetwork is the network of an IP address. It matters for those that stand for all: without a host that is IPv4 and IPv6 at
+// once, and 0.0.0.0 and :: are one of them.
+func tcpNetwork(host string) string {
+	switch ip, err := netip.ParseAddr(host); {
+	case err != nil:
+		return "tcp"
+	case ip.Is4():
+		return "tcp4"
+	}
+	return "tcp6"
 }
 
 func (a Address) listenUnix(ctx context.Context) ([]net.Listener, error) {

@@ -72,13 +72,9 @@ type Export struct {
 	CowDir      string
 	// SparseCow has a block at its own offset in that file, rather than at the file's end.
 	SparseCow bool
-	// WaitFile keeps writes as CopyOnWrite does, and fails reads, until SIGUSR1 says that Path is there to merge them into.
-	WaitFile bool
 
 	// MultiFile serves Path.0, Path.1, … as one (see Parts).
 	MultiFile bool
-	// TreeFiles serves a tree of directories below Path with one file for each 4096 bytes.
-	TreeFiles bool
 	// Temporary serves a fresh file of FileSize, named after Path, that is unlinked at once.
 	Temporary bool
 
@@ -92,9 +88,6 @@ type Export struct {
 	// PreRun and PostRun are shell commands (see ExpandCommand) to run before a client is served, who is refused when it
 	// fails, and after it left.
 	PreRun, PostRun string
-	// TransactionLog is the file for a log of requests and replies, "" for none; DataLog puts the data in as well.
-	TransactionLog string
-	DataLog        bool
 }
 
 // NewConfig returns a configuration with the default of every key and without exports.

@@ -40,6 +40,7 @@
 //	copyonwrite     boolean  each client's writes are its own, and then lost; -c
 //	cowdir          path     where those writes go; beside the file unless set
 //	datalog         boolean  transactionlog has the data too
+//	                         refused: a log of simple replies, which few clients get here; remove it, and record the network if you must
 //	exportname      path     the file to serve; required; FILE
 //	filesize        integer  bytes to serve; those of the file unless set; SIZE
 //	flush           boolean  announces FLUSH
@@ -65,8 +66,11 @@
 //	tlsonly         boolean  another name of force_tls
 //	                         refused: nbd-server documents it and never reads it; write force_tls
 //	transactionlog  path     a log of requests and replies
+//	                         refused: a log of simple replies, which few clients get here; remove it, and record the network if you must
 //	treefiles       boolean  a tree of files of 4096 bytes
+//	                         refused: a file for each 4096 bytes; remove it, and serve one sparse file of that size, with filesize
 //	trim            boolean  announces TRIM
 //	virtstyle       string   what %s in exportname becomes; default ipliteral
 //	waitfile        boolean  writes are kept until SIGUSR1
+//	                         refused: it serves a disk before its bytes are there; remove it, and start when they are
 package nbdconf

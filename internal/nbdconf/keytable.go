@@ -7,6 +7,9 @@ const (
 	refusedSDP      = "gone from Linux; remove it"
 	refusedTLSOnly  = "nbd-server documents it and never reads it; write force_tls"
 	refusedAuto     = "nbd-server knows no such key; write readonly"
+	refusedLog      = "a log of simple replies, which few clients get here; remove it, and record the network if you must"
+	refusedTree     = "a file for each 4096 bytes; remove it, and serve one sparse file of that size, with filesize"
+	refusedWait     = "it serves a disk before its bytes are there; remove it, and start when they are"
 )
 
 // keys is what the parser, the writer and the documentation know of keys. It is in the order in which they are written.
@@ -91,10 +94,7 @@ var keys = []Key{
 		Section: PerExport, Name: "cowdir", Type: Path, Does: "where those writes go; beside the file unless set",
 		field: func(_ *Config, x *Export) any { return &x.CowDir },
 	},
-	{
-		Section: PerExport, Name: "datalog", Type: Boolean, Does: "transactionlog has the data too",
-		field: func(_ *Config, x *Export) any { return &x.DataLog },
-	},
+	{Section: PerExport, Name: "datalog", Type: Boolean, Does: "transactionlog has the data too", Refused: refusedLog},
 	{
 		Section: PerExport, Name: "exportname", Type: Path, Flag: "FILE", Does: "the file to serve; required",
 		field: func(_ *Config, x *Export) any { return &x.Path },
@@ -163,14 +163,8 @@ var keys = []Key{
 		field: func(_ *Config, x *Export) any { return &x.Timeout },
 	},
 	{Section: PerExport, Name: "tlsonly", Type: Boolean, Does: "another name of force_tls", Refused: refusedTLSOnly},
-	{
-		Section: PerExport, Name: "transactionlog", Type: Path, Does: "a log of requests and replies",
-		field: func(_ *Config, x *Export) any { return &x.TransactionLog },
-	},
-	{
-		Section: PerExport, Name: "treefiles", Type: Boolean, Does: "a tree of files of 4096 bytes",
-		field: func(_ *Config, x *Export) any { return &x.TreeFiles },
-	},
+	{Section: PerExport, Name: "transactionlog", Type: Path, Does: "a log of requests and replies", Refused: refusedLog},
+	{Section: PerExport, Name: "treefiles", Type: Boolean, Does: "a tree of files of 4096 bytes", Refused: refusedTree},
 	{
 		Section: PerExport, Name: "trim", Type: Boolean, Does: "announces TRIM",
 		field: func(_ *Config, x *Export) any { return &x.Trim },
@@ -179,8 +173,5 @@ var keys = []Key{
 		Section: PerExport, Name: "virtstyle", Type: String, Default: "ipliteral", Does: "what %s in exportname becomes",
 		field: func(_ *Config, x *Export) any { return &x.VirtStyle },
 	},
-	{
-		Section: PerExport, Name: "waitfile", Type: Boolean, Does: "writes are kept until SIGUSR1",
-		field: func(_ *Config, x *Export) any { return &x.WaitFile },
-	},
+	{Section: PerExport, Name: "waitfile", Type: Boolean, Does: "writes are kept until SIGUSR1", Refused: refusedWait},
 }

@@ -27,9 +27,15 @@ const serverTimeout = time.Minute
 // nothing may be missing.
 func nbdServer(t *testing.T) string {
 	t.Helper()
-	path, err := exec.LookPath("nbd-server")
-	if err == nil {
-		return path
+	// The one in the way may be a link to dnbd.
+	for _, name := range []string{"nbd-server", "/usr/bin/nbd-server", "/bin/nbd-server"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		if out, _ := exec.Command(path, "-V").CombinedOutput(); bytes.Contains(out, []byte("This is nbd-server")) {
+			return path
+		}
 	}
 	if os.Getenv("DNBD_REQUIRE") == "1" {
 		t.Fatalf("nbd-server is not installed, and DNBD_REQUIRE=1")
@@ -145,10 +151,9 @@ func TestNBDServerServesWhatIsAccepted(t *testing.T) {
 		{"flags", "", "exportname = DIR/disk\nreadonly = true\nflush = 1\nfua = true \nrotational = true\ntrim = true\nauthfile = DIR/allow", 8192},
 		{"false flags", "", "exportname=DIR/disk\nreadonly=false\nflush=0\n\tfua\t=\tfalse\nsdp = false\nfilesize = 4096\ntimeout = 30\n" +
 			"maxconnections = 2", 4096},
-		{"multifile", "", "exportname = DIR/part\nmultifile = true\ntransactionlog = DIR/log\ndatalog = true", 12288},
+		{"multifile", "", "exportname = DIR/part\nmultifile = true", 12288},
 		{"copy on write", "splice = true", "exportname = DIR/disk\ncopyonwrite = true\ncowdir = DIR\nsparse_cow = true", 8192},
 		{"temporary", "", "exportname = DIR/temp\ntemporary = true\nfilesize = 65536", 65536},
-		{"tree", "", "exportname = DIR/tree\ntreefiles = true\nfilesize = 4194304", 4194304},
 		{"string", "", `exportname = DIR/a\sb\\c "quoted" # no comment`, 512},
 		{"address", "", "exportname = DIR/100%%-%s\nauthfile = DIR/absent", 1024},
 		{"address with slashes", "", "exportname = DIR/by-%s\nvirtstyle = iphash", 2048},
@@ -211,7 +216,7 @@ func file(t *testing.T, dir, name, text string) string {
 // checkPath compares the file that we would serve to a client of loopback with the size that nbd-server served.
 func checkPath(t *testing.T, x *Export, size uint64) {
 	t.Helper()
-	if x.Temporary || x.TreeFiles || x.FileSize > 0 || x.PreRun != "" {
+	if x.Temporary || x.FileSize > 0 || x.PreRun != "" {
 		return
 	}
 	client := netip.MustParseAddr("127.0.0.1")

@@ -263,11 +263,7 @@ func (x *Export) conflicts() (all []conflict) {
 		all = append(all, conflict{"exportname", err})
 	}
 	check(x.Splice && x.CopyOnWrite, "splice", "cannot be used with copyonwrite; remove one")
-	check(x.WaitFile && x.CopyOnWrite, "waitfile", "cannot be used with copyonwrite; remove one")
 	check(x.Temporary && x.MultiFile, "temporary", "cannot be used with multifile; remove one")
 	check(x.Temporary && x.FileSize == 0, "temporary", "needs filesize: a new file has no size of its own")
-	check(x.TreeFiles && x.MultiFile, "treefiles", "cannot be used with multifile; remove one")
-	check(x.TreeFiles && x.FileSize == 0, "treefiles", "needs filesize: a tree of files has no size of its own")
-	check(x.DataLog && x.TransactionLog == "", "datalog", "needs transactionlog, the file that the data go to")
 	return all
 }
