@@ -2,10 +2,9 @@ package nbdserve
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"os"
 
+	"github.com/dnbd/dnbd/internal/listen"
 	"github.com/dnbd/dnbd/internal/nbdconf"
 	"github.com/dnbd/dnbd/nbd"
 )
@@ -15,20 +14,14 @@ func TLS(c *nbdconf.Config) (nbd.TLSMode, *tls.Config, error) {
 	if c.KeyFile == "" {
 		return nbd.TLSOff, nil, nil
 	}
-	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	t, err := listen.TLS(c.CertFile, c.KeyFile, c.CACertFile)
 	if err != nil {
-		return nbd.TLSOff, nil, fmt.Errorf("certfile %s and keyfile %s: %w", c.CertFile, c.KeyFile, err)
+		return nbd.TLSOff, nil, fmt.Errorf("certfile, keyfile, cacertfile: %w", err)
 	}
-	t := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: c.TLS.Min, MaxVersion: c.TLS.Max}
-	if c.CACertFile != "" {
-		pem, err := os.ReadFile(c.CACertFile)
-		if err != nil {
-			return nbd.TLSOff, nil, fmt.Errorf("cacertfile: %w", err)
-		}
-		t.ClientCAs, t.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-		if !t.ClientCAs.AppendCertsFromPEM(pem) {
-			return nbd.TLSOff, nil, fmt.Errorf("cacertfile %s: there is no certificate in it, as PEM", c.CACertFile)
-		}
+	t.MinVersion = c.TLS.Min
+	// The version that suits old clients best gives way to what was asked for.
+	if best := t.MaxVersion; best == 0 || c.TLS.Max < best || c.TLS.Min > best {
+		t.MaxVersion = c.TLS.Max
 	}
 	if c.ForceTLS {
 		return nbd.TLSRequired, t, nil
