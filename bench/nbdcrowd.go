@@ -24,7 +24,7 @@ func runNBDMemory(ctx context.Context, r *rig, s *section) error {
 		return err
 	}
 	l.connections, l.depth = 200, 64
-	for range r.either(3, 1) {
+	for range r.either(2, 1) {
 		for _, program := range []nbdProgram{dnbdServer, nbdkit, qemuNBD} {
 			for _, block := range []int{4 << 10, 64 << 10} {
 				l.block = block
@@ -57,15 +57,15 @@ func runNBDCrowd(ctx context.Context, r *rig, s *section) error {
 	if err != nil {
 		return err
 	}
-	for range r.either(5, 2) {
+	for range r.either(4, 2) {
 		for _, program := range everyNBD {
 			one, _, err := r.readAt(ctx, program, e, l)
 			if err != nil {
 				return fmt.Errorf("%s, one connection: %w", program.name, err)
 			}
-			l := l
-			l.connections = 100
-			many, _, err := r.readAt(ctx, program, e, l)
+			crowd := l
+			crowd.connections = 100
+			many, _, err := r.readAt(ctx, program, e, crowd)
 			if err != nil {
 				return fmt.Errorf("%s, 100 connections: %w", program.name, err)
 			}
@@ -84,7 +84,7 @@ func runNBDCrowd(ctx context.Context, r *rig, s *section) error {
 // crowdLoad is what crowds read, and how, unless they change it.
 func (r *rig) crowdLoad() (export, nbdReader, error) {
 	path, size, err := r.disk()
-	during := time.Duration(r.either(2500, 800)) * time.Millisecond
+	during := time.Duration(r.either(2000, 500)) * time.Millisecond
 	return export{path: path, network: "unix"}, nbdReader{connections: 1, depth: 4, block: 64 << 10, size: size, during: during}, err
 }
 

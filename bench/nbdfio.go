@@ -95,8 +95,8 @@ func (r *rig) deep(e export, mode string, l limit) []race {
 var nbdLatency = scenario{
 	name:  "latency",
 	title: "random reads, 4 KiB, one at a time",
-	about: "fio as before. The time is the median read's, from the request until the client has the data; most of it is spent waking " +
-		"up the other side.",
+	about: "fio as before. The time is the median read's, from before its request is sent until its reply is there; most of it goes into waking up " +
+		"the other side.",
 	run:     runNBDLatency,
 	timeout: 5 * time.Minute,
 }
@@ -125,7 +125,7 @@ func runNBDLatency(ctx context.Context, r *rig, s *section) error {
 func randomly(mode string, depth int, result func(fioReport) float64) func(context.Context, *rig, *nbdProcess) (done, error) {
 	return func(ctx context.Context, r *rig, s *nbdProcess) (done, error) {
 		rep, err := r.fio(ctx, s, "--rw="+mode, "--bs=4k", fmt.Sprintf("--iodepth=%d", depth), "--norandommap",
-			"--time_based", fmt.Sprintf("--runtime=%dms", r.either(2500, 800)))
+			"--lat_percentiles=1", "--time_based", fmt.Sprintf("--runtime=%dms", r.either(2000, 500)))
 		return done{result(rep), rep.total()}, err
 	}
 }
@@ -147,9 +147,9 @@ type fioReport struct {
 type fioDirection struct {
 	Operations float64 `json:"total_ios"`
 	Runtime    float64 // in milliseconds
-	Completion struct {
+	Latency    struct {
 		Percentile map[string]float64 // in nanoseconds
-	} `json:"clat_ns"`
+	} `json:"lat_ns"`
 }
 
 func (f fioReport) total() float64 { return f.Read.Operations + f.Write.Operations }
@@ -158,7 +158,7 @@ func (f fioReport) total() float64 { return f.Read.Operations + f.Write.Operatio
 func (f fioReport) operations() float64 { return f.total() / max(f.Read.Runtime, f.Write.Runtime) }
 
 // latency is the median read's, in microseconds.
-func (f fioReport) latency() float64 { return f.Read.Completion.Percentile["50.000000"] / 1e3 }
+func (f fioReport) latency() float64 { return f.Read.Latency.Percentile["50.000000"] / 1e3 }
 
 // fio runs fio's NBD engine on a server.
 func (r *rig) fio(ctx context.Context, s *nbdProcess, args ...string) (fioReport, error) {

@@ -112,7 +112,7 @@ func nbdServerCommand(r *rig, e export) ([]string, error) {
 		generic += "certfile = " + r.certificate("server-cert.pem") + "\nkeyfile = " + r.certificate("server-key.pem") + "\n"
 	}
 	config := filepath.Join(r.dir, "nbd-server.conf")
-	text := fmt.Sprintf("[generic]\n%s[%s]\nexportname = %s\nreadonly = %t\n", generic, exportName, e.path, !e.writable)
+	text := fmt.Sprintf("[generic]\n%s[%s]\nexportname = %s\nflush = true\nreadonly = %t\n", generic, exportName, e.path, !e.writable)
 	return []string{"nbd-server", "-C", config, "-p", filepath.Join(r.dir, nbdServerPID)}, os.WriteFile(config, []byte(text), 0o644)
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -47,10 +48,13 @@ func runNBDStream(ctx context.Context, r *rig, s *section) error {
 	return r.runRaces(ctx, s, r.either(5, 2), races...)
 }
 
-// disk returns the file that is read, and its size. It is in the page cache, having just been written.
+// disk returns the file that is read, and its size. It is in the page cache, having been written not long ago.
 func (r *rig) disk() (path string, size int64, err error) {
 	size = int64(r.either(1024, 256) * mib)
 	path = filepath.Join(r.dir, "disk.img")
+	if _, err := os.Stat(path); err == nil {
+		return path, size, nil
+	}
 	return path, size, fill(path, size)
 }
 
