@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -124,7 +125,7 @@ type nbdProcess struct {
 	stop func()
 }
 
-// startNBD starts a server and waits until it listens. The caller stops it.
+// startNBD starts a server and waits until it serves. The caller stops it.
 func (r *rig) startNBD(ctx context.Context, program nbdProgram, e export) (*nbdProcess, error) {
 	e.address = filepath.Join(r.dir, program.name+".sock")
 	os.Remove(e.address) // some leave theirs behind
@@ -156,11 +157,7 @@ func (r *rig) startNBD(ctx context.Context, program nbdProgram, e export) (*nbdP
 		if program.daemon == "" && p.hasEnded() {
 			return false, p.ended()
 		}
-		c, err := net.DialTimeout(e.network, e.address, time.Second)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil, nil
+		return s.greets(), nil
 	})
 	if err == nil {
 		err = s.quiet(ctx)
@@ -170,6 +167,18 @@ func (r *rig) startNBD(ctx context.Context, program nbdProgram, e export) (*nbdP
 		return nil, err
 	}
 	return s, nil
+}
+
+// greets says whether the server begins to negotiate with a client. nbd-server listens a while before that, and prepares for TLS.
+func (s *nbdProcess) greets() bool {
+	c, err := net.DialTimeout(s.network, s.address, time.Second)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	_, err = io.ReadFull(c, make([]byte, 18)) // NBDMAGIC, IHAVEOPT, flags
+	return err == nil
 }
 
 // follow finds the daemon that p, which ends by itself, leaves behind.
