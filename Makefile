@@ -26,7 +26,7 @@ PORTABLE = ./block/... ./image/... ./nbd/... ./internal/... ./cmd/...
 
 DIRS = bench block cmd demo e2e image internal nbd
 
-.PHONY: all build test check lint cross race fuzz bench run man install clean help
+.PHONY: all build test check lint cross race fuzz bench bench-nbd run man install clean help
 
 all: build
 
@@ -71,6 +71,10 @@ bench: build ## side by side with others; writes docs/benchmarks.md
 	scripts/install-deps.sh bench
 	$(GO) run ./bench
 
+bench-nbd: build ## NBD servers side by side; writes docs/benchmarks-nbd.md
+	scripts/install-deps.sh bench
+	$(GO) run ./bench -set nbd
+
 run: build ## see it work: one server and four clients on this machine
 	scripts/install-deps.sh run
 	$(GO) build -o bin/demo ./demo
@@ -91,4 +95,4 @@ clean: ## remove what was built
 	rm -rf bin
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10

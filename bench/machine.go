@@ -19,7 +19,8 @@ type machine struct {
 	versions          []string
 }
 
-func thisMachine() machine {
+// thisMachine says so, with the versions that some commands print.
+func thisMachine(versions [][]string) machine {
 	m := machine{cores: runtime.NumCPU(), processor: runtime.GOARCH}
 	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		m.kernel = strings.TrimSpace(string(text))
@@ -36,9 +37,7 @@ func thisMachine() machine {
 	if unix.Sysinfo(&info) == nil {
 		m.memory = info.Totalram * uint64(info.Unit)
 	}
-	for _, command := range [][]string{
-		{"nbdkit", "--version"}, {"nbdcopy", "--version"}, {"qemu-nbd", "--version"}, {"dpkg-query", "-W", "udpcast"},
-	} {
+	for _, command := range versions {
 		if line, err := output(command[0], command[1:]...); err == nil {
 			m.versions = append(m.versions, strings.ReplaceAll(line, "\t", " "))
 		}

@@ -1,7 +1,8 @@
 //go:build linux
 
-// Command bench measures dnbd beside its peers on one machine, in a network of namespaces, and writes docs/benchmarks.md and its
-// chart. It needs root, and the programs nbdkit, nbdcopy (Debian: libnbd-bin), qemu-nbd (qemu-utils) and udpcast.
+// Command bench measures dnbd beside its peers on one machine and writes a page of docs, for each set of scenarios one. The
+// set group runs in a network of namespaces and needs root; the set nbd compares NBD servers. Both need what
+// scripts/install-deps.sh bench installs.
 //
 // What is compared runs in turns, a round of everything after another, so that a machine that others use disturbs all of it
 // alike. A ratio is taken within a round. The figure is the median of the rounds.
@@ -14,8 +15,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,8 +29,6 @@ type scenario struct {
 	timeout time.Duration
 }
 
-var scenarios = []scenario{sharing, crowd, single, loss, failover}
-
 func main() {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -41,14 +38,19 @@ func main() {
 
 func run() error {
 	quick := flag.Bool("quick", false, "smaller images and fewer rounds, and no files written")
-	only := flag.String("only", "", "measure only these, separated by commas: "+strings.Join(names(), ", "))
+	setName := flag.String("set", sets[0].name, "which `set` of scenarios to measure: "+strings.Join(setNames(), ", "))
+	only := flag.String("only", "", "measure only these `scenarios`, separated by commas: "+allNames())
 	binary := flag.String("dnbd", "", "measure this `program` rather than one built from the checkout")
-	docs := flag.String("docs", "docs", "write benchmarks.md and benchmarks.svg to this `folder` after a complete run")
+	docs := flag.String("docs", "docs", "write the set's page to this `folder` after a complete run")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q; see -help", flag.Arg(0))
 	}
-	chosen, err := choose(*only)
+	set, err := findSet(*setName)
+	if err != nil {
+		return err
+	}
+	chosen, err := set.choose(*only)
 	if err != nil {
 		return err
 	}
@@ -67,7 +69,7 @@ func run() error {
 		}
 	}
 
-	rep := report{machine: thisMachine()}
+	rep := report{set: set, machine: thisMachine(set.versions)}
 	began := time.Now()
 	var failed error
 	for _, sc := range chosen {
@@ -93,32 +95,8 @@ func run() error {
 	if *quick {
 		fmt.Println("quick: what an image costs whatever its size weighs more in small ones, so judge by a full run")
 	}
-	if failed != nil || *quick || len(chosen) < len(scenarios) {
+	if failed != nil || *quick || len(chosen) < len(set.scenarios) {
 		return failed
 	}
-	return rep.write(filepath.Join(*docs, "benchmarks.md"), filepath.Join(*docs, "benchmarks.svg"))
-}
-
-// choose returns the scenarios of a list of names, or all.
-func choose(list string) ([]scenario, error) {
-	if list == "" {
-		return scenarios, nil
-	}
-	var chosen []scenario
-	for name := range strings.SplitSeq(list, ",") {
-		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("-only %s: there are %s", name, strings.Join(names(), ", "))
-		}
-		chosen = append(chosen, scenarios[i])
-	}
-	return chosen, nil
-}
-
-func names() []string {
-	var n []string
-	for _, s := range scenarios {
-		n = append(n, s.name)
-	}
-	return n
+	return rep.write(*docs)
 }

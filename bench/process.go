@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -64,6 +63,16 @@ func (p *process) wait() error {
 	return nil
 }
 
+// hasEnded says whether the process has.
+func (p *process) hasEnded() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // ended is the error of a process that has ended and should not have.
 func (p *process) ended() error {
 	<-p.done
@@ -100,26 +109,38 @@ func (p *process) kill() {
 func (p *process) freeze() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // cpuSoFar is the processor time that a process that runs has taken, in seconds.
-func (p *process) cpuSoFar() (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+func (p *process) cpuSoFar() (float64, error) { return cpuSoFar(p.cmd.Process.Pid) }
+
+// cpuSoFar is the processor time that a process and its children that have ended have taken, in seconds.
+func cpuSoFar(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	// The second field is the name in brackets, which may have blanks in it; the 14th and 15th are the times (proc(5)).
+	// The second field is the name in brackets, which may have blanks in it; the 14th to 17th are the times (proc(5)).
 	_, rest, _ := strings.Cut(string(text), ") ")
 	fields := strings.Fields(rest)
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("/proc/%d/stat has %d fields", p.cmd.Process.Pid, len(fields))
+	if len(fields) < 15 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
 	}
-	user, err1 := strconv.Atoi(fields[11])
-	system, err2 := strconv.Atoi(fields[12])
+	total := 0
+	for _, field := range fields[11:15] {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+		}
+		total += n
+	}
 	const ticks = 100 // USER_HZ, the same on all architectures
-	return float64(user+system) / ticks, errors.Join(err1, err2)
+	return float64(total) / ticks, nil
 }
 
 // peakMemory is the most memory that a process that runs has had resident, in MiB: its own, and what it maps of files.
-func (p *process) peakMemory() (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+func (p *process) peakMemory() (float64, error) { return peakMemory(p.cmd.Process.Pid) }
+
+// peakMemory is that of a process by its number.
+func peakMemory(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
@@ -129,7 +150,7 @@ func (p *process) peakMemory() (float64, error) {
 			return n / 1024, err
 		}
 	}
-	return 0, p.ended()
+	return 0, fmt.Errorf("process %d has ended", pid)
 }
 
 // tail keeps the last that was written to it.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -23,6 +24,7 @@ type section struct {
 
 // report is everything that was measured.
 type report struct {
+	set      set
 	machine  machine
 	sections []*section
 	took     time.Duration
@@ -101,12 +103,13 @@ func (r *report) find(key string) *figure {
 	return nil
 }
 
-// write writes the report and the chart.
-func (r *report) write(markdown, chart string) error {
-	if err := os.WriteFile(markdown, r.markdown(), 0o644); err != nil {
+// write writes the report, and the chart if there is one, to a folder.
+func (r *report) write(folder string) error {
+	page := filepath.Join(folder, r.set.page)
+	if err := os.WriteFile(page+".md", r.markdown(), 0o644); err != nil || r.set.chart == "" {
 		return err
 	}
-	return os.WriteFile(chart, r.chart(), 0o644)
+	return os.WriteFile(page+".svg", r.chart(), 0o644)
 }
 
 // pageWidth is the length of the page's lines, in characters.
@@ -115,13 +118,16 @@ const pageWidth = 120
 // markdown is the report as a page.
 func (r *report) markdown() []byte {
 	var b bytes.Buffer
-	intro := fmt.Sprintf("Measured by `make bench`, which writes this page. dnbd and its peers ran side by side, in turns, on one machine "+
-		"in a network of namespaces: %s. The machine is shared with others, so compare ratios only. Each figure is the median of its "+
+	intro := fmt.Sprintf("Measured by `%s`, which writes this page. dnbd and its peers ran side by side, in turns, on one machine %s: %s. "+
+		"The machine is shared with others, so compare ratios only. Each figure is the median of its "+
 		"rounds, with the smallest and the largest beside it; the whole run took %d minutes.",
-		r.machine, int(r.took.Round(time.Minute).Minutes()))
-	fmt.Fprintf(&b, "# Benchmarks\n\n%s\n\n", wrap(intro, pageWidth))
+		r.set.command, r.set.where, r.machine, int(r.took.Round(time.Minute).Minutes()))
+	fmt.Fprintf(&b, "# %s\n\n%s\n\n", r.set.title, wrap(intro, pageWidth))
 	fmt.Fprintf(&b, "%s\n\n", wrap("With "+strings.Join(r.machine.versions, ", ")+".", pageWidth))
-	fmt.Fprint(&b, "![What the port sent, and what loss costs](benchmarks.svg)\n\n## What has to be reached\n\n")
+	if r.set.chart != "" {
+		fmt.Fprintf(&b, "![%s](%s.svg)\n\n", r.set.chart, r.set.page)
+	}
+	fmt.Fprint(&b, "## What has to be reached\n\n")
 	fmt.Fprint(&b, "| | figure | at least | aim | |\n|---|---:|---:|---:|---|\n")
 	for _, f := range r.limited() {
 		least, aim := f.limits()

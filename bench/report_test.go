@@ -7,7 +7,9 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +70,7 @@ func TestTheReportHasEveryFigureAndTheChartIsXML(t *testing.T) {
 	s := &section{scenario: scenario{title: "a title", about: "About <it> & more."}, commands: []string{"server: dnbd serve"}, load: "0.50"}
 	s.add("dnbd, 8 at once: port ÷ image", "", 1.06).must(atMost(1.07, 1.05)).bar("share dnbd 8")
 	s.add("without a limit", "MB/s", 700)
-	r := report{sections: []*section{s}, took: 90 * time.Second}
+	r := report{set: sets[0], sections: []*section{s}, took: 90 * time.Second}
 	page := string(r.markdown())
 	for _, want := range []string{
 		"| dnbd, 8 at once: port ÷ image | 1.060 | ≤ 1.07 | ≤ 1.05 | reached |",
@@ -91,12 +93,37 @@ func TestTheReportHasEveryFigureAndTheChartIsXML(t *testing.T) {
 	}
 }
 
-func TestOnlyNamesScenarios(t *testing.T) {
-	if got, err := choose("loss,single"); err != nil || len(got) != 2 || got[0].name != "loss" || got[1].name != "single" {
+func TestASetHasItsOwnPageAndScenarios(t *testing.T) {
+	group, err := findSet("group")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := group.choose("loss,single"); err != nil || len(got) != 2 || got[0].name != "loss" || got[1].name != "single" {
 		t.Errorf("choose(loss,single) = %v, %v", got, err)
 	}
-	if _, err := choose("loss,none"); err == nil || !strings.Contains(err.Error(), "none") {
-		t.Errorf("choose(none) = %v", err)
+	for _, list := range []string{"loss,none", "stream"} {
+		if _, err := group.choose(list); err == nil || !strings.Contains(err.Error(), "the set group has sharing") {
+			t.Errorf("choose(%s) = %v", list, err)
+		}
+	}
+	if _, err := findSet("other"); err == nil || !strings.Contains(err.Error(), "group, nbd") {
+		t.Errorf("findSet(other) = %v", err)
+	}
+	nbd, err := findSet("nbd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	r := report{set: nbd}
+	if err := r.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(dir, "benchmarks-nbd.md"))
+	if err != nil || !strings.HasPrefix(string(page), "# NBD servers side by side\n") || !strings.Contains(string(page), "`make bench-nbd`") {
+		t.Errorf("the page of the set nbd is %v:\n%s", err, page)
+	}
+	if files, _ := os.ReadDir(dir); len(files) != 1 || strings.Contains(string(page), "svg") {
+		t.Errorf("the set nbd has no chart, and %d files", len(files))
 	}
 }
 

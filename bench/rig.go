@@ -52,21 +52,13 @@ func (r *rig) either(full, quick int) int {
 	return full
 }
 
-// image returns a file of n random bytes, which no program can make smaller, with its sidecar beside it.
+// image returns a file of n random bytes with its sidecar beside it.
 func (r *rig) image(ctx context.Context, n int64) (string, error) {
 	path := filepath.Join(r.dir, fmt.Sprintf("%dM.img", n/mib))
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	f, err := os.Create(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	if _, err := io.CopyN(f, rand.NewChaCha8([32]byte{}), n); err != nil {
-		return "", err
-	}
-	if err := f.Close(); err != nil {
+	if err := fill(path, n); err != nil {
 		return "", err
 	}
 	out, err := exec.CommandContext(ctx, r.dnbd, "image", "create", "--name", imageName, path).CombinedOutput()
@@ -74,6 +66,19 @@ func (r *rig) image(ctx context.Context, n int64) (string, error) {
 		return "", fmt.Errorf("dnbd image create: %w: %s", err, out)
 	}
 	return path, nil
+}
+
+// fill creates a file of n random bytes, which no program can make smaller.
+func fill(path string, n int64) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := io.CopyN(f, rand.NewChaCha8([32]byte{}), n); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // network is a lab and what runs in it.
@@ -93,17 +98,22 @@ func (n *network) start(ctx context.Context, host, program string, args ...strin
 	return start(filepath.Base(program)+" on "+host, n.Command(ctx, host, program, args...))
 }
 
-// record keeps a command line for the report, if the scenario has none like it. Hosts of a kind are alike, and so are the
-// figures in the names of the files they share.
+// record keeps a command line for the report. Hosts of a kind are alike.
 func (n *network) record(host, program string, args []string) {
-	line := strings.Join(append([]string{filepath.Base(program)}, args...), " ")
-	line = strings.ReplaceAll(line, n.rig.dir+"/", "")
-	where := "server: "
+	where := "server"
 	if strings.HasPrefix(host, "c") {
-		where = "client: "
+		where = "client"
 	}
-	if line = where + line; !slices.Contains(*n.rig.commands, line) {
-		*n.rig.commands = append(*n.rig.commands, line)
+	n.rig.record(where, program, args)
+}
+
+// record keeps a command line for the report, if the scenario has none like it. The figures in the names of the files that
+// processes share are alike.
+func (r *rig) record(where, program string, args []string) {
+	line := strings.Join(append([]string{filepath.Base(program)}, args...), " ")
+	line = where + ": " + strings.ReplaceAll(line, r.dir+"/", "")
+	if !slices.Contains(*r.commands, line) {
+		*r.commands = append(*r.commands, line)
 	}
 }
 
