@@ -84,7 +84,7 @@ func runNBDCrowd(ctx context.Context, r *rig, s *section) error {
 // crowdLoad is what crowds read, and how, unless they change it.
 func (r *rig) crowdLoad() (export, nbdReader, error) {
 	path, size, err := r.disk()
-	during := time.Duration(r.either(2000, 500)) * time.Millisecond
+	during := time.Duration(r.either(1500, 500)) * time.Millisecond
 	return export{path: path, network: "unix"}, nbdReader{connections: 1, depth: 4, block: 64 << 10, size: size, during: during}, err
 }
 

@@ -125,7 +125,7 @@ func runNBDLatency(ctx context.Context, r *rig, s *section) error {
 func randomly(mode string, depth int, result func(fioReport) float64) func(context.Context, *rig, *nbdProcess) (done, error) {
 	return func(ctx context.Context, r *rig, s *nbdProcess) (done, error) {
 		rep, err := r.fio(ctx, s, "--rw="+mode, "--bs=4k", fmt.Sprintf("--iodepth=%d", depth), "--norandommap",
-			"--lat_percentiles=1", "--time_based", fmt.Sprintf("--runtime=%dms", r.either(2000, 500)))
+			"--lat_percentiles=1", "--time_based", fmt.Sprintf("--runtime=%dms", r.either(1500, 500)))
 		return done{result(rep), rep.total()}, err
 	}
 }
