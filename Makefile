@@ -65,7 +65,7 @@ race: ## all tests with the race detector
 
 fuzz: ## each fuzz target for FUZZTIME, 60s unless set
 	@set -e; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
-		echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
+		echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p; done; done
 
 bench: build ## side by side with others; writes docs/benchmarks.md
 	scripts/install-deps.sh bench
