@@ -12,8 +12,9 @@ import (
 var nbdMemory = scenario{
 	name:  "memory",
 	title: "memory with 200 connections",
-	about: "200 connections over a unix socket read at random, with 64 requests of each in flight. The figure is the most that the server's " +
-		"process had resident, what it maps of files included. nbd-server is left out: it has a process for each connection.",
+	about: "200 connections over a unix socket read at random, with 64 requests of each in flight. The figure is the " +
+		"most that the server's process had resident, what it maps of files included. nbd-server is left out: it has " +
+		"a process for each connection.",
 	run:     runNBDMemory,
 	timeout: 4 * time.Minute,
 }
@@ -46,8 +47,9 @@ func runNBDMemory(ctx context.Context, r *rig, s *section) error {
 var nbdCrowd = scenario{
 	name:  "crowd",
 	title: "100 connections at once",
-	about: "One connection over a unix socket, and then 100, read 64 KiB at random, with 4 requests of each in flight. *Throughput* is that of all " +
-		"100 ÷ that of one; *longest ÷ median* is of the times that all requests of the 100 took, measured at the client.",
+	about: "One connection over a unix socket, and then 100, read 64 KiB at random, with 4 requests of each in flight. " +
+		"*Throughput* is that of all 100 ÷ that of one; *longest ÷ median* is of the times that all requests of the " +
+		"100 took, measured at the client.",
 	run:     runNBDCrowd,
 	timeout: 4 * time.Minute,
 }

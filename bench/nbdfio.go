@@ -17,9 +17,9 @@ import (
 var nbdReads = scenario{
 	name:  "reads",
 	title: "random reads, 4 KiB, 64 at a time",
-	about: "fio with its NBD engine, over one connection, from the page cache. *CPU* is the server's for each operation. QEMU 7.2's server " +
-		"hangs at times when it has many requests at once over TCP, so over TCP it is left out, here and where " +
-		"random writes are measured.",
+	about: "fio with its NBD engine, over one connection, from the page cache. *CPU* is the server's for each " +
+		"operation. QEMU 7.2's server hangs at times when it has many requests at once over TCP, so over TCP it is " +
+		"left out, here and where random writes are measured.",
 	run:     runNBDReads,
 	timeout: 5 * time.Minute,
 }
@@ -95,8 +95,8 @@ func (r *rig) deep(e export, mode string, l limit) []race {
 var nbdLatency = scenario{
 	name:  "latency",
 	title: "random reads, 4 KiB, one at a time",
-	about: "fio as before. The time is the median read's, from before its request is sent until its reply is there; most of it goes into waking up " +
-		"the other side.",
+	about: "fio as before. The time is the median read's, from before its request is sent until its reply is there; " +
+		"most of it goes into waking up the other side.",
 	run:     runNBDLatency,
 	timeout: 5 * time.Minute,
 }

@@ -62,7 +62,8 @@ func dnbdCommand(r *rig, e export) ([]string, error) {
 		command = append(command, "--writable")
 	}
 	if e.tls {
-		command = append(command, "--tls", "required", "--tls-cert", r.certificate("server-cert.pem"), "--tls-key", r.certificate("server-key.pem"))
+		command = append(command, "--tls", "required",
+			"--tls-cert", r.certificate("server-cert.pem"), "--tls-key", r.certificate("server-key.pem"))
 	}
 	return append(command, exportName+"="+e.path), nil
 }
@@ -88,7 +89,8 @@ func qemuCommand(r *rig, e export) ([]string, error) {
 		command = append(command, "-r")
 	}
 	if e.tls {
-		command = append(command, "--object", "tls-creds-x509,id=tls,endpoint=server,verify-peer=no,dir="+r.certificate(""), "--tls-creds", "tls")
+		command = append(command, "--tls-creds", "tls",
+			"--object", "tls-creds-x509,id=tls,endpoint=server,verify-peer=no,dir="+r.certificate(""))
 	}
 	if e.network == "unix" {
 		return append(command, "-k", e.address, e.path), nil
@@ -226,10 +228,11 @@ func (s *nbdProcess) quiet(ctx context.Context) error {
 	})
 }
 
-// recordNBD keeps a command line for the report. Ports vary, and the report has the usual one.
+// recordNBD keeps a command line for the report. Ports and folders vary; the report has the usual port and no folder.
 func (r *rig) recordNBD(where string, e export, command []string) {
 	usual := make([]string, len(command))
 	for i, arg := range command {
+		arg = strings.ReplaceAll(arg, filepath.Dir(e.path)+"/", "")
 		if _, port, err := net.SplitHostPort(e.address); err == nil {
 			arg = strings.ReplaceAll(arg, port, "10809")
 		}

@@ -18,10 +18,11 @@ var everyNBD = []nbdProgram{dnbdServer, nbdkit, qemuNBD, nbdServer}
 var nbdStream = scenario{
 	name:  "stream",
 	title: "a file from beginning to end",
-	about: "`nbdcopy URI null:` of 1 GiB of random bytes that are in the page cache, over one connection or four. Client and server share " +
-		"the processors, and the client takes much of them; *CPU* is what the server's processes took, user and system time, " +
-		"for each GiB, so it is the better measure. Each load has a server that was just started, here and below, and ratios are " +
-		"to the best of the others in the same round.",
+	about: "`nbdcopy URI null:` of 1 GiB of random bytes that are in the page cache, over one connection or four. " +
+		"Client and server share the processors, and the client takes much of them; *CPU* is what the server's " +
+		"processes took, user and system time, for each GiB, so it is the better measure. Each load has a server " +
+		"that was just started, here and below, and ratios are to the best of the others in the same round. " +
+		"nbd-server has a configuration file in which `flush` is on and all else is as by default.",
 	run:     runNBDStream,
 	timeout: 4 * time.Minute,
 }

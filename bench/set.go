@@ -40,7 +40,11 @@ var sets = []set{
 		where:   "over unix sockets and TCP on loopback",
 		page:    "benchmarks-nbd",
 		versions: [][]string{
-			{"nbdkit", "--version"}, {"qemu-nbd", "--version"}, {"dpkg-query", "-W", "nbd-server"}, {"nbdcopy", "--version"}, {"fio", "--version"},
+			{"nbdkit", "--version"},
+			{"qemu-nbd", "--version"},
+			{"dpkg-query", "-W", "nbd-server"},
+			{"nbdcopy", "--version"},
+			{"fio", "--version"},
 		},
 		scenarios: []scenario{nbdStream, nbdReads, nbdWrites, nbdLatency, nbdTLS, nbdMemory, nbdCrowd},
 	},
