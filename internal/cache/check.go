@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/zeebo/blake3"
+
+	"github.com/dnbd/dnbd/internal/flock"
 )
 
 // Summary is what a cache file's header and table say.
@@ -58,7 +60,7 @@ func Info(path string) (_ Summary, err error) {
 	}
 	defer st.close()
 	sum, err := summarize(st, func(uint32, record, error) {})
-	sum.HeldBy = holder(st.f)
+	sum.HeldBy = flock.Holder(st.f)
 	return sum, err
 }
 

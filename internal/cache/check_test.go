@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/dnbd/dnbd/internal/flock"
 )
 
 func TestInfoTellsGeometryAndFill(t *testing.T) {
@@ -21,7 +23,7 @@ func TestInfoTellsGeometryAndFill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := holder(c.store.(*fileStore).f); inUse.HeldBy != want {
+	if want := flock.Holder(c.store.(*fileStore).f); inUse.HeldBy != want {
 		t.Errorf("held by %d, want %d", inUse.HeldBy, want)
 	}
 	id := fmt.Sprintf("%x", c.store.(*fileStore).header.id)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/dnbd/dnbd/internal/flock"
 )
 
 // lines is a log that counts.
@@ -569,7 +571,7 @@ func TestASecondOpenerIsToldWhoHasTheFile(t *testing.T) {
 	path := fileWith(t, 8, 3)
 	c := mustOpen(t, path, nil)
 	who := "another process" // where the system does not tell
-	if st := c.store.(*fileStore); holder(st.f) != 0 {
+	if st := c.store.(*fileStore); flock.Holder(st.f) != 0 {
 		who = fmt.Sprintf("process %d", os.Getpid())
 	}
 	for _, size := range []int64{0, sizeFor(8)} {

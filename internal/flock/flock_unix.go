@@ -1,6 +1,6 @@
 //go:build unix
 
-package file
+package flock
 
 import (
 	"errors"
@@ -12,25 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile takes f's exclusive lock until f is closed. When it is held it fails at once, and says by whom.
-func lockFile(f *os.File) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+// Lock takes f's lock, shared by readers or exclusive, until f is closed. When others hold it it fails at once with a *HeldError.
+func Lock(f *os.File, exclusive bool) error {
+	how := unix.LOCK_SH
+	if exclusive {
+		how = unix.LOCK_EX
+	}
+	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
-		who := "another process"
-		if pid := holder(f); pid > 0 {
-			who = fmt.Sprintf("process %d", pid)
-		}
-		return fmt.Errorf("%w by %s, which may write to it: stop it first", ErrInUse, who)
+		return &HeldError{PID: Holder(f)}
 	case err != nil:
 		return fmt.Errorf("lock it: %w", err)
 	}
 	return nil
 }
 
-// holder is the process that has locked f, or 0 where the system does not tell. Linux does, for processes of this pid
-// namespace: proc_locks(5).
-func holder(f *os.File) int {
+// Holder is the process that has locked f, or 0 when nobody has or the system does not tell. Linux does, for processes of this
+// pid namespace: proc_locks(5).
+func Holder(f *os.File) int {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return 0
@@ -50,6 +50,3 @@ func holder(f *os.File) int {
 	}
 	return 0
 }
-
-// removeOpen takes the name from a file that stays open.
-func removeOpen(f *os.File) error { return os.Remove(f.Name()) }
