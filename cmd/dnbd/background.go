@@ -56,24 +56,53 @@ func (o *attachOptions) background(cmd *cobra.Command) (ready, error) {
 
 // start starts the process and listens to it until the device is ready. It is gone when that fails.
 func (o *attachOptions) start(cmd *cobra.Command, log *os.File) (ready, error) {
-	self, err := os.Executable()
+	child, err := again("dnbd", o.args(), logVariable+"="+log.Name())
 	if err != nil {
-		return ready{}, fmt.Errorf("find this program: %w", err)
+		return ready{}, err
 	}
-	// Not of the command's context: the process outlives this one, and is told to stop rather than killed.
-	child := exec.Command(self)
-	child.Args = append([]string{"dnbd"}, o.args()...)
-	child.Env = append(os.Environ(), logVariable+"="+log.Name())
-	child.Dir, child.Stderr, child.SysProcAttr = "/", log, newSession()
-	notes, err := child.StdoutPipe()
-	if err != nil {
-		return ready{}, fmt.Errorf("start the process in the background: %w", err)
-	}
+	child.Dir, child.Stderr = "/", log
 	// Never closed: this process's end does it.
 	if _, err := child.StdinPipe(); err != nil {
 		return ready{}, fmt.Errorf("start the process in the background: %w", err)
 	}
-	if err := child.Start(); err != nil {
+	r, err := launch(cmd, child)
+	var silent *silentError
+	if errors.As(err, &silent) {
+		said, _ := os.ReadFile(log.Name())
+		err = fmt.Errorf("%w; its last words:\n%s", err, said)
+	}
+	return r, err
+}
+
+// again is a command that runs this program once more, under a name, with one more environment variable, in a session of its own.
+// It is not of the command's context: the process outlives this one, and is told to stop rather than killed.
+func again(name string, args []string, variable string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	child := exec.Command(self)
+	child.Args = append([]string{name}, args...)
+	child.Env = append(os.Environ(), variable)
+	child.SysProcAttr = newSession()
+	return child, nil
+}
+
+// silentError is how a process in the background ended that had not sent its last note.
+type silentError struct{ ended error }
+
+// Error implements error.
+func (e *silentError) Error() string {
+	return fmt.Sprintf("the process in the background ended: %v", e.ended)
+}
+
+// launch starts a process and listens to its notes until the last one. The process is gone when that fails.
+func launch(cmd *cobra.Command, child *exec.Cmd) (ready, error) {
+	notes, err := child.StdoutPipe()
+	if err == nil {
+		err = child.Start()
+	}
+	if err != nil {
 		return ready{}, fmt.Errorf("start the process in the background: %w", err)
 	}
 	unhook := context.AfterFunc(cmd.Context(), func() {
@@ -89,8 +118,7 @@ func (o *attachOptions) start(cmd *cobra.Command, log *os.File) (ready, error) {
 		return ready{}, cmd.Context().Err()
 	}
 	if errors.Is(err, io.EOF) {
-		said, _ := os.ReadFile(log.Name())
-		return ready{}, fmt.Errorf("the process in the background ended: %v; its last words:\n%s", ended, said)
+		return ready{}, &silentError{ended}
 	}
 	return ready{}, err
 }

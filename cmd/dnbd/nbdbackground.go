@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
 	"syscall"
 
@@ -34,33 +32,14 @@ func inNBDBackground() bool {
 
 // startNBDBackground starts a command line in the background, and returns when it serves.
 func startNBDBackground(cmd *cobra.Command, args []string) error {
-	self, err := os.Executable()
+	child, err := again(nbdServer, args, nbdBackgroundVariable+"=1")
 	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
+		return err
 	}
-	child := exec.Command(self) // outlives this process
-	child.Args = append([]string{nbdServer}, args...)
-	child.Env = append(os.Environ(), nbdBackgroundVariable+"=1")
-	child.SysProcAttr = newSession()
-	notes, err := child.StdoutPipe()
-	if err == nil {
-		err = child.Start()
-	}
-	if err != nil {
-		return fmt.Errorf("start the process in the background: %w", err)
-	}
-	defer context.AfterFunc(cmd.Context(), func() {
-		_ = terminate(child.Process) // it fails when the process is gone already
-	})()
-	if _, err = listenTo(notes, cmd.ErrOrStderr()); err == nil {
-		return nil
-	}
-	ended := child.Wait()
-	if cmd.Context().Err() != nil {
-		return cmd.Context().Err()
-	}
-	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("the process in the background ended: %v; start it with -n to see why", ended)
+	_, err = launch(cmd, child)
+	var silent *silentError
+	if errors.As(err, &silent) {
+		return fmt.Errorf("%w; start it with -n to see why", err)
 	}
 	return err
 }
