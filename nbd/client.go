@@ -256,7 +256,7 @@ func (c *Client) Prefetch(ctx context.Context, off, n int64) error {
 // nothing is allocated, zero where the bytes read as zero. The last one may reach beyond. It needs the context
 // base:allocation.
 func (c *Client) Extents(ctx context.Context, off, n int64, yield func(n int64, hole, zero bool) bool) error {
-	return c.BlockStatus(ctx, contextAllocation, off, n, func(n int64, status uint64) bool {
+	return c.BlockStatus(ctx, ContextAllocation, off, n, func(n int64, status uint64) bool {
 		return yield(n, status&stateHole != 0, status&stateZero != 0)
 	})
 }

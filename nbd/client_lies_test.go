@@ -103,7 +103,7 @@ func (s *liar) answerOption(option uint32, data []byte) bool {
 	case option == optExtendedHeaders && s.form == formExtended, option == optStructuredReply && s.form >= formStructured:
 		s.write(optReplyBytes(option, repAck))
 	case option == optSetMetaContext:
-		s.write(optReplyBytes(option, repMetaContext, be32(7), []byte(contextAllocation)), optReplyBytes(option, repAck))
+		s.write(optReplyBytes(option, repMetaContext, be32(7), []byte(ContextAllocation)), optReplyBytes(option, repAck))
 	case option == optGo, option == optInfo:
 		s.write(optReplyBytes(option, repInfo, be16(infoExport), be64(s.size), be16(s.flags)), optReplyBytes(option, repAck))
 		return option == optGo
@@ -177,7 +177,7 @@ func TestLiesInTheNegotiationEndIt(t *testing.T) {
 	info := func(data ...[]byte) []byte { return optReplyBytes(optGo, repInfo, data...) }
 	export := info(be16(infoExport), be64(liarSize), be16(liarFlags))
 	ack := optReplyBytes(optGo, repAck)
-	context7 := optReplyBytes(optSetMetaContext, repMetaContext, be32(7), []byte(contextAllocation))
+	context7 := optReplyBytes(optSetMetaContext, repMetaContext, be32(7), []byte(ContextAllocation))
 	for _, c := range []struct {
 		name   string
 		hello  string
@@ -531,7 +531,7 @@ func TestExtendedHeadersAreWide(t *testing.T) {
 		t.Errorf("zero: %+v", c)
 	}
 	var got []statusExtent
-	if err := client.BlockStatus(ctx, contextAllocation, 0, 1<<50, func(n int64, status uint64) bool {
+	if err := client.BlockStatus(ctx, ContextAllocation, 0, 1<<50, func(n int64, status uint64) bool {
 		got = append(got, statusExtent{uint64(n), status})
 		return true
 	}); err != nil {

@@ -127,12 +127,12 @@ func (c *capabilities) flags() uint16 {
 func allocation(d Device) Context {
 	mapper, ok := d.(Mapper)
 	if !ok {
-		return Context{Name: contextAllocation, Status: func(_ context.Context, off, _ int64, yield func(int64, uint64) bool) error {
+		return Context{Name: ContextAllocation, Status: func(_ context.Context, off, _ int64, yield func(int64, uint64) bool) error {
 			yield(d.Size()-off, 0)
 			return nil
 		}}
 	}
-	return Context{Name: contextAllocation, Status: func(ctx context.Context, off, n int64, yield func(int64, uint64) bool) error {
+	return Context{Name: ContextAllocation, Status: func(ctx context.Context, off, n int64, yield func(int64, uint64) bool) error {
 		err := mapper.Extents(ctx, off, n, func(n int64, hole, zero bool) bool {
 			var status uint64
 			if hole {

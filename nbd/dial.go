@@ -46,7 +46,7 @@ type DialConfig struct {
 // contexts are the metadata contexts to ask for.
 func (c *DialConfig) contexts() []string {
 	if c.Contexts == nil {
-		return []string{contextAllocation}
+		return []string{ContextAllocation}
 	}
 	return c.Contexts
 }

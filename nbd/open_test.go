@@ -36,7 +36,7 @@ func TestEachClientHasTheDeviceThatWasOpenedForIt(t *testing.T) {
 			n.greet(flagFixedNewstyle)
 			n.agree(style)
 			if style != styleSimple {
-				n.option(optSetMetaContext, queriesData("own", contextAllocation))
+				n.option(optSetMetaContext, queriesData("own", ContextAllocation))
 			}
 			n.enter("own")
 			n.put(page, fmt.Sprint(i))

@@ -117,11 +117,13 @@ const (
 	replyErrorOffset    = 1<<15 | 2
 )
 
-// The context that every server of sparse images knows, and what it says of an extent, "Metadata contexts".
+// ContextAllocation is the context that every server of sparse images knows, "Metadata contexts".
+const ContextAllocation = "base:allocation"
+
+// What that context says of an extent.
 const (
-	contextAllocation = "base:allocation"
-	stateHole         = 1 << 0
-	stateZero         = 1 << 1
+	stateHole = 1 << 0
+	stateZero = 1 << 1
 )
 
 // Lengths in bytes.

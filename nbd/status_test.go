@@ -63,7 +63,7 @@ func TestBlockStatusTellsWhatIsAllocated(t *testing.T) {
 		d.data[i] = true
 	}
 	for _, style := range styles[1:] {
-		n, ids := mapped(t, Export{Device: d}, style, contextAllocation)
+		n, ids := mapped(t, Export{Device: d}, style, ContextAllocation)
 		if len(ids) != 1 {
 			t.Fatalf("ids %v", ids)
 		}
@@ -97,7 +97,7 @@ func TestBlockStatusTellsWhatIsAllocated(t *testing.T) {
 
 func TestADeviceWithoutAMapIsAllData(t *testing.T) {
 	for style, want := range map[replyStyle]extent{styleStructured: {maxCompactExtent, 0}, styleExtended: {1<<40 - 5, 0}} {
-		n, ids := mapped(t, Export{Device: pattern(1 << 40)}, style, contextAllocation)
+		n, ids := mapped(t, Export{Device: pattern(1 << 40)}, style, ContextAllocation)
 		if a := n.request(0, cmdBlockStatus, 5, 10); !slices.Equal(a.extents[ids[0]], []extent{want}) {
 			t.Errorf("style %d: %+v", style, a)
 		}
@@ -109,7 +109,7 @@ func TestADeviceWithoutAMapIsAllData(t *testing.T) {
 
 func TestSeveralContextsAreAnsweredAtOnce(t *testing.T) {
 	x := Export{Device: newDisk(3 * page), Contexts: []Context{counting("x-page:number", false), counting("x-page:wide", true)}}
-	n, ids := mapped(t, x, styleExtended, "x-page:wide", contextAllocation, "x-page:number")
+	n, ids := mapped(t, x, styleExtended, "x-page:wide", ContextAllocation, "x-page:number")
 	if len(ids) != 3 {
 		t.Fatalf("ids %v", ids)
 	}
@@ -139,7 +139,7 @@ func TestWideContextsNeedExtendedHeaders(t *testing.T) {
 
 func TestAStatusRequestCanNameItsContexts(t *testing.T) {
 	x := Export{Device: newDisk(2 * page), Contexts: []Context{counting("x-page:number", false)}}
-	n, _ := mapped(t, x, styleExtended, contextAllocation, "x-page:number")
+	n, _ := mapped(t, x, styleExtended, ContextAllocation, "x-page:number")
 	for _, c := range []struct {
 		name  string
 		ids   []uint32
@@ -191,7 +191,7 @@ func TestADeviceThatMapsWronglyFailsTheRequestAlone(t *testing.T) {
 		) error {
 			return status(yield)
 		}}}}
-		n, _ := mapped(t, x, styleStructured, contextAllocation, "x:y")
+		n, _ := mapped(t, x, styleStructured, ContextAllocation, "x:y")
 		if a := n.request(0, cmdBlockStatus, 0, page); a.errno != errIO || a.extents != nil || a.text == "" {
 			t.Errorf("%s: %+v", name, a)
 		}
@@ -207,22 +207,22 @@ func TestContextsAreThoseOfTheLastSelection(t *testing.T) {
 		prepare func(n *client)
 		ok      bool
 	}{
-		"selected":                 {func(n *client) { n.option(optSetMetaContext, queriesData("debian", contextAllocation)) }, true},
-		"by the default name":      {func(n *client) { n.option(optSetMetaContext, queriesData("", contextAllocation)) }, true},
+		"selected":                 {func(n *client) { n.option(optSetMetaContext, queriesData("debian", ContextAllocation)) }, true},
+		"by the default name":      {func(n *client) { n.option(optSetMetaContext, queriesData("", ContextAllocation)) }, true},
 		"never selected":           {func(n *client) {}, false},
-		"only listed":              {func(n *client) { n.option(optListMetaContext, queriesData("debian", contextAllocation)) }, false},
-		"selected for another one": {func(n *client) { n.option(optSetMetaContext, queriesData("films", contextAllocation)) }, false},
+		"only listed":              {func(n *client) { n.option(optListMetaContext, queriesData("debian", ContextAllocation)) }, false},
+		"selected for another one": {func(n *client) { n.option(optSetMetaContext, queriesData("films", ContextAllocation)) }, false},
 		"another one listed since": {func(n *client) {
-			n.option(optSetMetaContext, queriesData("debian", contextAllocation))
+			n.option(optSetMetaContext, queriesData("debian", ContextAllocation))
 			n.option(optListMetaContext, queriesData("films"))
 		}, true},
 		"selected, then nothing": {func(n *client) {
-			n.option(optSetMetaContext, queriesData("debian", contextAllocation))
+			n.option(optSetMetaContext, queriesData("debian", ContextAllocation))
 			n.option(optSetMetaContext, queriesData("debian"))
 		}, false},
 		"selected, then wrongly": {func(n *client) {
-			n.option(optSetMetaContext, queriesData("debian", contextAllocation))
-			n.option(optSetMetaContext, queriesData("nosuch", contextAllocation))
+			n.option(optSetMetaContext, queriesData("debian", ContextAllocation))
+			n.option(optSetMetaContext, queriesData("nosuch", ContextAllocation))
 		}, false},
 	} {
 		for _, style := range styles[1:] {

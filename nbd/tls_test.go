@@ -195,10 +195,10 @@ func TestWhatWasAgreedOnBeforeTLSIsForgotten(t *testing.T) {
 	for _, style := range styles[1:] {
 		n := dial(t, s.addr).greet(flagFixedNewstyle)
 		n.agree(style)
-		n.option(optSetMetaContext, queriesData("", contextAllocation))
+		n.option(optSetMetaContext, queriesData("", ContextAllocation))
 		n.secured(a.client())
 		n.style = styleSimple
-		if r := n.option(optSetMetaContext, queriesData("", contextAllocation)); r[0].kind != repErrInvalid {
+		if r := n.option(optSetMetaContext, queriesData("", ContextAllocation)); r[0].kind != repErrInvalid {
 			t.Errorf("style %d: contexts without structured replies: %v", style, r)
 		}
 		n.agree(styleStructured)

@@ -12,12 +12,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dnbd/dnbd/block"
+	"github.com/dnbd/dnbd/internal/server"
 	"github.com/dnbd/dnbd/internal/size"
 	"github.com/dnbd/dnbd/nbd"
 )
-
-// hashContext is the metadata context by which a server of images tells 64 bits of each block's hash.
-const hashContext = "dnbd:hash"
 
 // diffCommand is `dnbd diff`.
 func diffCommand() *cobra.Command {
@@ -143,16 +141,16 @@ func compareHashes(ctx context.Context, a, b string) (*difference, error) {
 	var blocks [2][]hashed
 	var sizes [2]uint32 // of a block: servers of images prefer requests of that size
 	for i, uri := range []string{a, b} {
-		c, err := nbd.Dial(ctx, uri, nbd.DialConfig{Contexts: []string{hashContext}})
+		c, err := nbd.Dial(ctx, uri, nbd.DialConfig{Contexts: []string{server.HashContext}})
 		if err != nil {
 			return nil, err
 		}
 		defer c.Close()
-		if d.Sizes[i] = c.Size(); !slices.Contains(c.Info().Contexts, hashContext) {
+		if d.Sizes[i] = c.Size(); !slices.Contains(c.Info().Contexts, server.HashContext) {
 			return nil, nil
 		}
 		sizes[i] = c.Info().PreferredBlock
-		err = c.BlockStatus(ctx, hashContext, 0, c.Size(), func(n int64, hash uint64) bool {
+		err = c.BlockStatus(ctx, server.HashContext, 0, c.Size(), func(n int64, hash uint64) bool {
 			blocks[i] = append(blocks[i], hashed{n, hash})
 			return true
 		})

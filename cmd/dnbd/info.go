@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dnbd/dnbd/internal/server"
 	"github.com/dnbd/dnbd/internal/size"
 	"github.com/dnbd/dnbd/nbd"
 )
@@ -29,7 +30,7 @@ func infoCommand() *cobra.Command {
 			if _, err := nbd.ParseURI(args[0]); err != nil {
 				return usagef("%w", err)
 			}
-			c, err := nbd.Dial(cmd.Context(), args[0], nbd.DialConfig{Contexts: []string{"base:allocation", hashContext}})
+			c, err := nbd.Dial(cmd.Context(), args[0], nbd.DialConfig{Contexts: []string{nbd.ContextAllocation, server.HashContext}})
 			if err != nil {
 				return err
 			}

@@ -35,16 +35,16 @@ func (s *Server) serveNBD(ctx context.Context, wg *sync.WaitGroup) {
 	}
 }
 
-// hashContext is the metadata context that tells the first 64 bits of the hash of each block: two servers can be compared by it without
+// HashContext is the metadata context that tells the first 64 bits of the hash of each block: two servers can be compared by it without
 // moving data.
-const hashContext = "dnbd:hash"
+const HashContext = "dnbd:hash"
 
 // prepareNBD fills in how e is exported.
 func (s *Server) prepareNBD(e *export) {
 	d, g := e.image.Descriptor(), e.image.Geometry()
 	e.nbd = nbd.Export{
 		Name: d.Name, Device: e.image, BlockSize: uint32(d.BlockSize),
-		Contexts: []nbd.Context{{Name: hashContext, Wide: true, Status: func(_ context.Context, off, n int64, yield func(int64, uint64) bool) error {
+		Contexts: []nbd.Context{{Name: HashContext, Wide: true, Status: func(_ context.Context, off, n int64, yield func(int64, uint64) bool) error {
 			for end := off + n; off < end; {
 				number := uint32(off / int64(g.BlockSize()))
 				next := g.Offset(number) + int64(g.Len(number))

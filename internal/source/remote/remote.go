@@ -11,9 +11,6 @@ import (
 	"github.com/dnbd/dnbd/nbd"
 )
 
-// allocation is the metadata context that tells holes.
-const allocation = "base:allocation"
-
 // Open connects to the export that an NBD URI names. The device has the capabilities that the server announced. ctx is for connecting
 // only; config says how long to try to get back to a server that is lost.
 func Open(ctx context.Context, uri string, config nbd.DialConfig) (block.Device, error) {
@@ -32,7 +29,7 @@ func Open(ctx context.Context, uri string, config nbd.DialConfig) (block.Device,
 	if d.info.Cache {
 		caps |= block.CanPrefetch
 	}
-	if slices.Contains(d.info.Contexts, allocation) {
+	if slices.Contains(d.info.Contexts, nbd.ContextAllocation) {
 		caps |= block.CanMap
 	}
 	return block.Expose(d, caps), nil
@@ -144,7 +141,7 @@ func (d *device) Prefetch(ctx context.Context, off, n int64) error {
 // Extents implements block.Mapper.
 func (d *device) Extents(ctx context.Context, off, n int64, yield func(n int64, hole, zero bool) bool) error {
 	return d.do(ctx, off, n, func() error {
-		if !slices.Contains(d.info.Contexts, allocation) {
+		if !slices.Contains(d.info.Contexts, nbd.ContextAllocation) {
 			yield(n, false, false)
 			return nil
 		}
