@@ -46,7 +46,7 @@ func (s *buffers) request() *request {
 
 // recycle gives r back, which nobody may use from then on.
 func (s *buffers) recycle(r *request) {
-	r.data, r.reply, r.contexts = nil, nil, nil
+	r.data, r.pipe, r.reply, r.contexts = nil, nil, nil, nil
 	s.requests.Put(r)
 }
 

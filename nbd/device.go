@@ -3,6 +3,7 @@ package nbd
 import (
 	"context"
 	"fmt"
+	"os"
 )
 
 // Device is what an export is made of: an array of bytes of fixed size, which may be far away. What else it can do it says
@@ -62,6 +63,13 @@ type Mapper interface {
 	// Extents calls yield for the extents of the n bytes at off, in order and without gaps, until that returns false. Each
 	// has at least one byte; the last may reach beyond the range. hole: nothing is allocated for it; zero: it reads as zero.
 	Extents(ctx context.Context, off, n int64, yield func(n int64, hole, zero bool) bool) error
+}
+
+// Backed is a device whose bytes lie in a file, each at its own offset. Large reads of it go to local clients by the
+// kernel's splice where that is to be had, without ReadAt.
+type Backed interface {
+	// Backing returns the file. It is only read, at offsets that each call names, and stays the device's.
+	Backing() *os.File
 }
 
 // Context is a metadata context of an export: a number for each extent of it, which clients can ask for by the context's

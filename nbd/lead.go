@@ -1,6 +1,9 @@
 package nbd
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// inlineBytes is the largest read or write that the leader serves itself. Copying more takes long enough that another
@@ -10,30 +13,37 @@ const (
 	// client has something to do: in bytes of data and in replies.
 	inlineBatch   = 128 << 10
 	inlineReplies = 32
-	// quickTime is how long a small request may take of a device that counts as quick: less than anything that waits for a
-	// disk, more than a copy from memory.
+	// quickTime is how long a request may take of a device that counts as quick, and quickByte how much longer for each byte:
+	// less than anything that waits for a disk, more than a copy from memory.
 	quickTime = 100 * time.Microsecond
-	// quickRun is how many small requests must have been quick before the leader serves the next one. Each that was not costs
-	// as many as slowCost, a leader that got stuck stuckCost; no more than quickMost are remembered. On a busy machine a few
-	// in a hundred take long only because they had to wait for a processor.
+	quickByte = time.Nanosecond
+	// quickRun is how many requests must have been quick before the device counts as quick. Each that was not costs as many
+	// as slowCost, one that somebody got stuck in stuckCost; no more than quickMost are remembered. On a busy machine a few in
+	// a hundred take long only because they had to wait for a processor.
 	quickRun  = 16
 	slowCost  = 32
 	stuckCost = 64
 	quickMost = 128
-	// watchTick is how often somebody looks whether the leader is stuck: a request that is slow where none was expected to be
-	// delays others by twice that at most.
+	// watchTick is how often somebody looks whether the leader is stuck, or those who serve large reads: a request that is slow
+	// where none was expected to be delays others by twice that at most.
 	watchTick = time.Millisecond
 )
 
-// leadership is who reads requests, and whether it is stuck elsewhere. The transmission's mu guards it.
+// leadership is who reads requests and who serves them, and whether they are stuck. The transmission's mu guards it.
 type leadership struct {
 	term  int         // of the leader; each has its own
 	busy  bool        // the leader serves a request or writes replies
 	seq   int         // how often it became busy
-	quick int         // small requests that were quick, less the cost of those that were not
+	quick int         // requests that were quick, less the cost of those that were not
 	watch *time.Timer // calls look, unless nothing was busy lately; nil before the first use
 	armed bool        // watch runs
 	seen  int         // seq when look was called last
+
+	waiting    []*request // large reads, for a pipe
+	piped      int        // replies to such that are in the making, queued or being written
+	serving    int        // of those, the ones in the making
+	served     int        // how often one was made
+	servedSeen int        // served when look was called last
 }
 
 // close stops the timer.
@@ -51,11 +61,13 @@ func (t *transmission) follow(term int) {
 		case r == nil:
 			t.end(err)
 			return
-		case !t.inline(r, errno):
-			t.wg.Go(func() {
-				t.serve(r, errno, text)
-				t.send(r)
-			})
+		case r.data != nil && r.length > inlineBytes:
+			// What is to be written is in this processor's cache, and had better be written from there.
+			t.pass()
+			t.serve(r, errno, text)
+			t.send(r)
+			return
+		case errno == 0 && t.delegate(r):
 		default:
 			t.serve(r, errno, text)
 			if !t.post(term, r) {
@@ -63,6 +75,19 @@ func (t *transmission) follow(term int) {
 			}
 		}
 	}
+}
+
+// pass makes another goroutine the leader.
+func (t *transmission) pass() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.passLocked()
+}
+
+func (t *transmission) passLocked() {
+	t.lead.term++
+	term := t.lead.term
+	t.wg.Go(func() { t.follow(term) })
 }
 
 // end is called by the leader when it has read the last request. What it has queued is for another goroutine to write: run
@@ -85,7 +110,7 @@ func (r *request) small() bool {
 // judge takes note of how long r took.
 func (l *leadership) judge(r *request) {
 	switch {
-	case !r.small():
+	case !r.small() && r.command != cmdRead:
 	case r.quick:
 		l.quick = min(l.quick+1, quickMost)
 	default:
@@ -93,22 +118,59 @@ func (l *leadership) judge(r *request) {
 	}
 }
 
-// inline says whether the leader is to serve r itself, and if so makes it busy.
-func (t *transmission) inline(r *request, errno uint32) bool {
+// delegate has another goroutine serve r, or makes the leader busy, which is to serve r itself, and returns false.
+func (t *transmission) delegate(r *request) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if errno == 0 && (!r.small() || t.lead.quick < quickRun) {
+	l := &t.lead
+	switch quick := l.quick >= quickRun; {
+	case quick && r.small():
+		l.busy = true
+		l.seq++
+		t.watchLocked()
 		return false
+	case quick && r.command == cmdRead && t.splicer != nil:
+		l.waiting = append(l.waiting, r)
+		t.employLocked()
+	default:
+		t.startLocked(r)
 	}
-	t.busyLocked()
 	return true
 }
 
-// busyLocked notes that the leader is about to do what may take long.
-func (t *transmission) busyLocked() {
+// startLocked has another goroutine serve r.
+func (t *transmission) startLocked(r *request) {
+	t.wg.Go(func() {
+		t.serve(r, 0, "")
+		t.send(r)
+	})
+}
+
+// employLocked starts to serve large reads that wait, as far as there are pipes for what they read.
+func (t *transmission) employLocked() {
 	l := &t.lead
-	l.busy = true
-	l.seq++
+	for len(l.waiting) > 0 && l.piped < maxPipes {
+		r := l.nextLocked()
+		r.piped = true
+		l.piped++
+		l.serving++
+		t.startLocked(r)
+	}
+	if len(l.waiting) > 0 && l.serving > 0 {
+		t.watchLocked()
+	}
+}
+
+// nextLocked takes the read that waits longest.
+func (l *leadership) nextLocked() *request {
+	r := l.waiting[0]
+	l.waiting = slices.Delete(l.waiting, 0, 1)
+	return r
+}
+
+// watchLocked has look called soon.
+func (t *transmission) watchLocked() {
+	l := &t.lead
 	switch {
 	case l.armed:
 		return
@@ -120,21 +182,25 @@ func (t *transmission) busyLocked() {
 	l.armed = true
 }
 
-// look replaces a leader that has been busy with one thing since the last look.
+// look replaces a leader that has been busy with one thing since the last look, and starts all large reads that wait if
+// those that are served have made no progress since.
 func (t *transmission) look() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := &t.lead
-	stuck := l.busy && l.seq == l.seen
-	if stuck {
+	if l.busy && l.seq == l.seen {
 		l.busy = false
 		l.quick = max(l.quick-stuckCost, 0)
-		l.term++
-		term := l.term
-		t.wg.Go(func() { t.follow(term) })
+		t.passLocked()
 	}
-	l.armed = l.busy || l.seq != l.seen
-	l.seen = l.seq
+	if len(l.waiting) > 0 && l.serving > 0 && l.served == l.servedSeen {
+		l.quick = max(l.quick-stuckCost, 0)
+		for len(l.waiting) > 0 {
+			t.startLocked(l.nextLocked())
+		}
+	}
+	l.armed = l.busy || l.seq != l.seen || len(l.waiting) > 0 && l.serving > 0
+	l.seen, l.servedSeen = l.seq, l.served
 	if l.armed {
 		l.watch.Reset(watchTick)
 	}
@@ -165,7 +231,9 @@ func (t *transmission) flush(term int) bool {
 	if t.writing || len(t.queue) == 0 || !idle && t.queued < inlineBatch && len(t.queue) < inlineReplies {
 		return true
 	}
-	t.busyLocked()
+	t.lead.busy = true
+	t.lead.seq++
+	t.watchLocked()
 	t.writeLocked()
 	if t.lead.term != term {
 		return false

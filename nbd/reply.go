@@ -14,16 +14,16 @@ const (
 	styleExtended                     // chunks with 64-bit lengths
 )
 
-// succeed makes r's reply that of success, which carries r.data unless that is nil.
+// succeed makes r's reply that of success, which carries what was read.
 func (r *request) succeed(style replyStyle) {
 	b := r.header[:0]
 	switch {
 	case style == styleSimple:
 		b = r.appendSimple(b, 0)
-	case r.data == nil:
+	case r.read() == 0:
 		b = r.appendChunk(b, style, replyFlagDone, replyNone, 0)
 	default:
-		b = r.appendChunk(b, style, replyFlagDone, replyOffsetData, 8+len(r.data.b))
+		b = r.appendChunk(b, style, replyFlagDone, replyOffsetData, 8+int(r.read()))
 		b = binary.BigEndian.AppendUint64(b, r.offset)
 	}
 	r.reply = b

@@ -21,7 +21,9 @@ type request struct {
 	contexts []selection // what the status is wanted of
 	cost     int64       // bytes acquired for its data
 	data     *buffer     // what is to be written; then what was read, nil when the reply carries none
-	quick    bool        // serving it took no longer than quickTime
+	pipe     *pipe       // instead of data, what was read, if that need not be copied
+	piped    bool        // it waited for a pipe
+	quick    bool        // serving it took no longer than it takes a quick device
 	reply    []byte      // the reply up to the data: header, and what is not in data
 	header   [48]byte
 }

@@ -16,8 +16,12 @@ const maxBatch = 1 << 20
 // queueLocked queues r's reply.
 func (t *transmission) queueLocked(r *request) {
 	t.queue = append(t.queue, r)
-	t.queued += r.dataLength()
+	t.queued += r.weight()
 	t.lead.judge(r)
+	if r.piped {
+		t.lead.serving--
+		t.lead.served++
+	}
 }
 
 // send queues r's reply, and writes the queue unless somebody does.
@@ -66,20 +70,23 @@ func (t *transmission) writeLocked() {
 func (t *transmission) takeBatchLocked() {
 	n, size := 0, int64(0)
 	for ; n < len(t.queue) && size < maxBatch; n++ {
-		size += t.queue[n].dataLength()
+		size += t.queue[n].weight()
 	}
 	t.queued -= size
 	t.batch = append(t.batch[:0], t.queue[:n]...)
 	t.queue = slices.Delete(t.queue, 0, n)
 }
 
-// dataLength is how many bytes of data r's reply has.
-func (r *request) dataLength() int64 {
-	if r.data == nil {
-		return int64(len(r.reply))
+// read is how many bytes of data r's reply has.
+func (r *request) read() int64 {
+	if r.data != nil {
+		return int64(len(r.data.b))
 	}
-	return int64(len(r.data.b))
+	return r.pipe.length()
 }
+
+// weight is how many bytes r's reply is counted for.
+func (r *request) weight() int64 { return max(r.read(), int64(len(r.reply))) }
 
 // writeBatch writes the batch with as few calls as the system allows.
 func (t *transmission) writeBatch() error {
@@ -89,22 +96,51 @@ func (t *transmission) writeBatch() error {
 		if r.data != nil {
 			t.parts = append(t.parts, r.data.b)
 		}
+		if r.pipe == nil {
+			continue
+		}
+		if err := t.writeParts(); err != nil {
+			return err
+		}
+		if err := t.persist(func() (int64, error) { return t.splicer.unload(r.pipe) }); err != nil {
+			return fmt.Errorf("write reply: %w", err)
+		}
+	}
+	return t.writeParts()
+}
+
+// writeParts writes t.parts and empties it.
+func (t *transmission) writeParts() error {
+	if len(t.parts) == 0 {
+		return nil
 	}
 	t.rest = t.parts // writing consumes what it is called on
+	t.parts = t.parts[:0]
 	if err := t.writeBuffers(&t.rest); err != nil {
 		return fmt.Errorf("write reply: %w", err)
 	}
 	return nil
 }
 
-// writeBuffers writes all of b. It goes on as long as the client takes anything before it counts as idle.
+// writeBuffers writes all of b.
 func (t *transmission) writeBuffers(b *net.Buffers) error {
 	if c, ok := t.conn.(*tlsConn); ok {
 		return c.writeBuffers(b, t.waiting)
 	}
+	if c, ok := t.conn.(interface {
+		writeBuffers(*net.Buffers) (int64, error)
+	}); ok {
+		return t.persist(func() (int64, error) { return c.writeBuffers(b) })
+	}
+	return t.persist(func() (int64, error) { return b.WriteTo(t.conn) })
+}
+
+// persist calls write, which returns how much it has written, until it is done. It goes on as long as the client takes
+// anything before it counts as idle.
+func (t *transmission) persist(write func() (int64, error)) error {
 	for {
 		t.waiting()
-		n, err := b.WriteTo(t.conn)
+		n, err := write()
 		if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || t.isFinal() {
 			return err
 		}

@@ -13,7 +13,7 @@ func (t *transmission) serve(r *request, errno uint32, text string) {
 			}
 		}
 	}
-	r.quick = time.Since(start) < quickTime
+	r.quick = time.Since(start) < quickTime+time.Duration(r.length)*quickByte
 	t.count.add(r, errno)
 	switch {
 	case errno != 0:
@@ -21,7 +21,7 @@ func (t *transmission) serve(r *request, errno uint32, text string) {
 		r.data = nil
 		r.fail(t.style, errno, text)
 	case r.command == cmdBlockStatus: // has its reply
-	case r.command == cmdRead && r.length > 0 && t.style != styleSimple && r.flags&cmdFlagDF == 0 && allZero(r.data.b):
+	case r.command == cmdRead && r.data != nil && t.style != styleSimple && r.flags&cmdFlagDF == 0 && allZero(r.data.b):
 		r.data.release()
 		r.data = nil
 		r.hole(t.style)
@@ -44,6 +44,9 @@ func (t *transmission) execute(r *request) error {
 	off, n, fua := int64(r.offset), int64(r.length), r.flags&cmdFlagFUA != 0
 	switch r.command {
 	case cmdRead:
+		if r.pipe = t.splicer.load(off, int(n)); r.pipe != nil {
+			return nil
+		}
 		r.data = t.stock.get(int(n))
 		return t.export.Device.ReadAt(t.ctx, r.data.b, off)
 	case cmdWrite:

@@ -23,7 +23,7 @@ const (
 	// defaultMaxConns keeps the memory of all connections within what one machine has, and their number below the usual
 	// limit of open files.
 	defaultMaxConns = 512
-	// readAhead is the size of a connection's read buffer: room for all requests that a connection has under way, and for a
+	// readAhead is the size of the read buffer of a connection in transmission: room for all requests that a connection has under way, and for a
 	// dozen small writes.
 	readAhead = 64 << 10
 	// unixSendBuffer is the size of a local client's socket buffer, as far as the system allows. The usual 208 KiB are less
@@ -186,7 +186,7 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 		_ = conn.Close()
 	})
 	defer stop()
-	r := bufio.NewReaderSize(conn, readAhead)
+	r := bufio.NewReader(conn) // a small one: who only shakes hands does not get what a transmission needs
 	client := conn // as it is talked to: with TLS at some time, perhaps
 	n := &negotiation{
 		exports: &s.exports, noList: s.config.NoList, r: r, w: conn, tls: s.config.TLSMode,
@@ -219,10 +219,11 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	}
 	log.Debug("NBD client served", "export", session.export.Name)
 
-	t := newTransmission(context.WithoutCancel(ctx), session, client, r, s)
 	if !stop() {
 		return nil // ctx ended, and conn was closed
 	}
+	client = thread(client, &s.count)
+	t := newTransmission(context.WithoutCancel(ctx), session, client, r, s)
 	defer context.AfterFunc(ctx, t.stop)()
 	err = t.run(s.config.Grace)
 	_ = client.Close()

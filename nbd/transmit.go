@@ -29,22 +29,26 @@ const (
 
 // transmission is the second phase of a connection, in which the client reads and writes.
 //
-// One goroutine at a time is the leader: it reads requests. Large requests, and those that may be slow, get a goroutine of
-// their own, which queues the reply. While the device proves quick, the leader itself serves small requests, and writes
-// their replies together when it has to wait for the next request: a goroutine for each would cost more than the request.
-// If it gets stuck in one of them another goroutine becomes the leader (lead.go).
+// One goroutine at a time is the leader: it reads requests. Large reads, and requests that may be slow, get a goroutine of
+// their own, which queues the reply. A leader that has read the data of a large write makes another goroutine the leader and
+// writes it. While the device proves quick, the leader itself serves small requests, and writes their replies together when
+// it has to wait for the next request: a goroutine for each would cost more than the request. If it gets stuck in one of
+// them another goroutine becomes the leader (lead.go).
 //
 // Whoever queues a reply while nobody writes becomes the writer, and writes what is queued until nothing is: a lone reply
 // goes out without waking another goroutine, and replies that pile up behind a slow connection share a call (send.go).
 type transmission struct {
 	session
 	conn  net.Conn
-	in    io.Reader     // reads from conn
-	r     *bufio.Reader // the leader's
+	ahead []byte        // what was read from conn before the transmission
+	r     *bufio.Reader // the leader's, for the headers of requests
+	lean  bool          // the leader's: data that is too much for r follows the next header, too, presumably
 	stock *buffers
 	count *counters
 	size  int64
-	idle  time.Duration // how long a client without requests may be silent; 0: for ever
+	// splicer is nil where replies have to be copied.
+	splicer *splicer
+	idle    time.Duration // how long a client without requests may be silent; 0: for ever
 
 	// ctx ends when no reply can be delivered any more; cancel ends it.
 	ctx    context.Context
@@ -77,17 +81,17 @@ func newTransmission(ctx context.Context, s session, conn net.Conn, r *bufio.Rea
 	t := &transmission{
 		session: s,
 		conn:    conn,
-		in:      eager(conn, &server.count),
-		r:       r,
 		stock:   &server.stock,
 		count:   &server.count,
 		size:    s.export.Device.Size(),
+		splicer: newSplicer(s.export.Device, conn),
 		idle:    cmp.Or(s.export.IdleTimeout, server.config.IdleTimeout),
 	}
 	t.ctx, t.cancel = context.WithCancel(ctx)
 	t.changed.L = &t.mu
 	ahead, _ := r.Peek(r.Buffered())
-	r.Reset(io.MultiReader(bytes.NewReader(bytes.Clone(ahead)), t))
+	t.ahead = bytes.Clone(ahead)
+	t.r = bufio.NewReaderSize(headers{t}, readAhead)
 	return t
 }
 
@@ -112,6 +116,7 @@ func (t *transmission) run(grace time.Duration) error {
 		t.changed.Wait()
 	}
 	t.lead.close()
+	t.splicer.close()
 	t.mu.Unlock()
 	t.wg.Wait()
 	t.mu.Lock()
@@ -222,8 +227,16 @@ func (t *transmission) take(r *request) error {
 // readFull fills b from the client.
 func (t *transmission) readFull(b []byte) error {
 	t.flushAside(len(b))
-	_, err := io.ReadFull(t.r, b)
-	return err
+	t.lean = len(b) > t.r.Size()/2
+	n, _ := t.r.Read(b[:min(len(b), t.r.Buffered())])
+	for n < len(b) {
+		m, err := t.readSome(b[n:], true)
+		if err != nil {
+			return err
+		}
+		n += m
+	}
+	return nil
 }
 
 // discard reads n bytes from the client and forgets them.
@@ -233,13 +246,33 @@ func (t *transmission) discard(n int) error {
 	return err
 }
 
-// Read is how t.r reads from the client. It fails when the client is silent for too long while it waits for nothing.
-func (t *transmission) Read(p []byte) (int, error) {
+// headers reads for t.r. Behind the header of a large write it leaves the data where it is: that would have to be copied.
+type headers struct{ t *transmission }
+
+func (h headers) Read(p []byte) (int, error) {
+	if h.t.lean {
+		p = p[:min(len(p), h.t.headerLength())]
+	}
+	return h.t.readSome(p, false)
+}
+
+// readSome reads from the client. With all it would rather wait for all of p than read a part. It fails when the client is
+// silent for too long while it waits for nothing.
+func (t *transmission) readSome(p []byte, all bool) (int, error) {
+	if len(t.ahead) > 0 {
+		n := copy(p, t.ahead)
+		t.ahead = t.ahead[n:]
+		return n, nil
+	}
+	read := t.conn.Read
+	if c, ok := t.conn.(interface{ ReadFull(p []byte) (int, error) }); ok && all {
+		read = c.ReadFull
+	}
 	if t.idle == 0 {
-		return t.in.Read(p)
+		return read(p)
 	}
 	for begin := time.Now(); t.patient(begin); {
-		n, err := t.in.Read(p)
+		n, err := read(p)
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
@@ -317,5 +350,10 @@ func (t *transmission) finishLocked(r *request) {
 	}
 	t.changed.Broadcast()
 	r.data.release()
+	t.splicer.give(r.pipe)
+	if r.piped {
+		t.lead.piped--
+		t.employLocked()
+	}
 	t.stock.recycle(r)
 }

@@ -114,6 +114,10 @@ func isBlockDevice(m fs.FileMode) bool {
 // Size implements block.Device.
 func (d *File) Size() int64 { return d.size }
 
+// Backing implements nbd.Backed: where the bytes are. What reads it meets no check of this device: beyond the end of a file
+// that was made shorter there is nothing.
+func (d *File) Backing() *os.File { return d.f }
+
 // Close implements block.Device.
 func (d *File) Close() error {
 	if err := d.f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
