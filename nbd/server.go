@@ -23,8 +23,8 @@ const (
 	// defaultMaxConns keeps the memory of all connections within what one machine has, and their number below the usual
 	// limit of open files.
 	defaultMaxConns = 512
-	// readAhead is the size of the read buffer of a connection in transmission: room for all requests that a connection has under way, and for a
-	// dozen small writes.
+	// readAhead is the size of the read buffer of a connection in transmission: room for all requests that it has under way,
+	// and for a dozen small writes.
 	readAhead = 64 << 10
 	// unixSendBuffer is the size of a local client's socket buffer, as far as the system allows. The usual 208 KiB are less
 	// than one large reply, so that the server and its client take turns: nbdcopy reads 2.1 GB/s then and 2.9 GB/s with
