@@ -20,7 +20,6 @@ import (
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/control"
-	"github.com/dnbd/dnbd/internal/listen"
 	"github.com/dnbd/dnbd/internal/server"
 	"github.com/dnbd/dnbd/internal/size"
 	"github.com/dnbd/dnbd/internal/target"
@@ -66,7 +65,7 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			o.files = args
-			err := o.run(cmd)
+			err := o.start(cmd)
 			if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
 				return nil // told to stop before it was ready
 			}
@@ -87,6 +86,14 @@ func serveCommand() *cobra.Command {
 
 // noGroup is the --group of a server that only exports over NBD.
 const noGroup = "none"
+
+// start is run, with nothing said to a client on standard input.
+func (o *serveOptions) start(cmd *cobra.Command) error {
+	if !o.stdin() {
+		return o.run(cmd)
+	}
+	return sparingClient(cmd, func() error { return o.run(cmd) })
+}
 
 // run serves until the command's context ends.
 func (o *serveOptions) run(cmd *cobra.Command) (err error) {
@@ -122,8 +129,8 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	if cfg.NBD, err = o.exportFlags.open(ctx, log); err != nil {
 		return err
 	}
-	unused := cfg.NBD.Listeners
-	defer func() { listen.Close(unused) }()
+	unused := cfg.NBD
+	defer func() { unused.Close() }()
 
 	var images []*image.Image
 	files := &plain{}
@@ -144,7 +151,7 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	unused = nil // they are the server's to close
+	unused = server.NBD{} // the server closes it
 	if err := s.Prepare(ctx, images); err != nil {
 		s.Close()
 		return err
@@ -156,7 +163,9 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 		s.Close()
 		return err
 	}
-	writeServing(cmd.OutOrStdout(), s.Status(), cfg.Interfaces, images, files, svc.Path())
+	if cfg.Group.IsValid() || !o.started() {
+		writeServing(cmd.OutOrStdout(), s.Status(), cfg.Interfaces, images, files, svc.Path())
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	if status != nil {
