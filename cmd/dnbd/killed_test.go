@@ -23,6 +23,7 @@ func storages(t *testing.T, test func(t *testing.T, flags ...string)) {
 const crashes, pause = 6, 600
 
 func TestWhatWasFlushedOutlivesAServerThatIsKilled(t *testing.T) {
+	t.Parallel()
 	storages(t, func(t *testing.T, flags ...string) {
 		socket := socketPath(t)
 		s := serving(t, append(flags, "--nbd", "unix:"+socket, diskFile(t))...)
@@ -47,6 +48,7 @@ func TestWhatWasFlushedOutlivesAServerThatIsKilled(t *testing.T) {
 }
 
 func TestWhatWasFlushedOutlivesKillsBehindAReexport(t *testing.T) {
+	t.Parallel()
 	storages(t, func(t *testing.T, flags ...string) {
 		behind, front := socketPath(t), socketPath(t)
 		s := serving(t, append(flags, "--nbd", "unix:"+behind, diskFile(t))...)
@@ -77,6 +79,7 @@ func TestWhatWasFlushedOutlivesKillsBehindAReexport(t *testing.T) {
 }
 
 func TestWhatWasFlushedOutlivesAReexportThatIsKilled(t *testing.T) {
+	t.Parallel()
 	storages(t, func(t *testing.T, flags ...string) {
 		behind, front := socketPath(t), socketPath(t)
 		serving(t, append(flags, "--nbd", "unix:"+behind, diskFile(t))...)
@@ -103,6 +106,7 @@ func TestWhatWasFlushedOutlivesAReexportThatIsKilled(t *testing.T) {
 
 // Each block is as it was or as it is to be after a copy that was killed, and a copy that says that it is done is on the disk.
 func TestACopyThatIsKilledIsMadeAgain(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	source, before := filepath.Join(folder, "source.img"), bytes.Repeat([]byte{0xee}, loadSize)
 	want := make([]byte, loadSize)
@@ -159,11 +163,9 @@ func TestACopyThatIsKilledIsMadeAgain(t *testing.T) {
 
 // fio writes, has what it wrote flushed, and goes on elsewhere when the server is killed.
 func TestFioFindsWhatItFlushedAfterAKill(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("fio"); err != nil {
-		if os.Getenv("DNBD_REQUIRE") == "1" {
-			t.Fatal("DNBD_REQUIRE=1, and fio is not installed")
-		}
-		t.Skip("fio is not installed")
+		lacking(t, "fio is not installed")
 	}
 	storages(t, func(t *testing.T, flags ...string) {
 		socket := socketPath(t)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,13 +20,43 @@ import (
 // patience bounds every wait for what takes moments.
 const patience = time.Minute
 
+// lacking skips the test because of what the machine lacks, or fails it where nothing may be missing.
+func lacking(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("DNBD_REQUIRE") == "1" {
+		t.Fatalf("%s, and DNBD_REQUIRE=1", what)
+	}
+	t.Skip(what)
+}
+
 // killable is a dnbd of its own process.
 type killable struct {
 	t    *testing.T
 	args []string
 	env  []string
 	cmd  *exec.Cmd
-	said bytes.Buffer // on standard error
+	told string // on standard output, until clients could connect
+	said words  // on standard error
+}
+
+// words is what a process says.
+type words struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (w *words) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(p)
+}
+
+// String is all of it so far.
+func (w *words) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.String()
 }
 
 // serving starts `dnbd serve --group none` with more arguments. It is killed when the test ends.
@@ -62,7 +93,9 @@ func (s *killable) start() {
 	}
 	stuck := time.AfterFunc(patience, func() { s.cmd.Process.Kill() })
 	defer stuck.Stop()
+	s.told = ""
 	for lines := bufio.NewScanner(out); lines.Scan(); {
+		s.told += lines.Text() + "\n"
 		if strings.HasPrefix(lines.Text(), "control ") { // the last line
 			return
 		}
