@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -101,6 +102,36 @@ func TestWhatWasFlushedOutlivesAReexportThatIsKilled(t *testing.T) {
 			s.start()
 			l.check(dialed(t, front))
 		}
+	})
+}
+
+// SIGTERM is no crash: what was answered is there, flushed or not, and the exit code is 0.
+func TestAServerThatIsToldToStopLosesNothing(t *testing.T) {
+	t.Parallel()
+	storages(t, func(t *testing.T, flags ...string) {
+		socket := socketPath(t)
+		s := serving(t, append(flags, "--nbd", "unix:"+socket, diskFile(t))...)
+		l := newLoad(t)
+		c := dialed(t, socket)
+		done := make(chan struct{})
+		go func() {
+			l.run(t.Context(), c, 0)
+			close(done)
+		}()
+		l.await(pause)
+		l.crashed.Store(true)
+		if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.cmd.Wait(); err != nil {
+			t.Errorf("SIGTERM ends the server with %v", err)
+		}
+		<-done
+		for i := range l.log {
+			l.log[i].stable = l.log[i].answered
+		}
+		s.start()
+		l.check(dialed(t, socket))
 	})
 }
 

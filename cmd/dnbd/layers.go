@@ -121,7 +121,11 @@ func (f *layerFlags) export(ctx context.Context, x nbd.Export, d block.Device, l
 	}
 	d = f.above(kept, log)
 	x.Device = d
-	return x, d.Close, nil
+	return x, func() error {
+		// Without this a server that is told to stop would lose what a crash may lose.
+		err := kept.Flush(context.WithoutCancel(ctx))
+		return errors.Join(err, d.Close())
+	}, nil
 }
 
 // above puts the layers around d that see what clients ask for.
