@@ -50,7 +50,7 @@ type layerFlags struct {
 func (f *layerFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.cow, "cow", "", "keep what NBD clients write apart from what is served: with `DIR`, in a file there for each export;\n"+
-		"without, for each connection, as long as it lasts")
+		"without, for each connection, as long as it lasts, in a file in $TMPDIR, or /tmp: mind that this may be small")
 	flags.Lookup("cow").NoOptDefVal = cowPerConnection
 	flags.Var(&f.cache, "cache", "keep what NBD clients read last in this much memory, `SIZE` for each export")
 	flags.Var(&f.readahead, "readahead", "read up to `SIZE` ahead of NBD clients that read sequentially")

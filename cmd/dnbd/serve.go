@@ -46,7 +46,8 @@ func serveCommand() *cobra.Command {
 		Short: "Serve images to a group, and over NBD",
 		Long: "Serve files or block devices to a group until the process is told to stop. One that has no sidecar yet is hashed\n" +
 			"first ('dnbd image create' does it beforehand). A file that changes meanwhile is withdrawn, hashed again, and\n" +
-			"offered as the next revision. A second server with the same file, under another id, shares the work.\n\n" +
+			"offered as the next revision. A second server with the same file, under another id, shares the work.\n" +
+			"NAME=FILE serves it under NAME; a sidecar that says another name keeps it.\n\n" +
 			"With --nbd they are exported to NBD clients, too. With --group none they are only that, as they are and without\n" +
 			"being hashed, and can be --writable.",
 		Example: "  dnbd serve debian-12.img\n  dnbd serve --iface eth0 --rate 500Mbit --group 239.0.0.7 films=/dev/vg0/films\n" +
@@ -247,7 +248,7 @@ type library struct {
 func (l *library) open(ctx context.Context, sources []source) ([]*image.Image, error) {
 	var images []*image.Image
 	for _, s := range sources {
-		m, err := l.hash(ctx, s.path, image.CreateOptions{Name: s.name}, image.OpenOrCreate)
+		m, err := l.hash(ctx, s.path, s.name, image.CreateOptions{}, image.OpenOrCreate)
 		if err != nil {
 			return images, err
 		}
@@ -268,18 +269,22 @@ func (l *library) rehash(ctx context.Context, path string) (*image.Image, error)
 	l.mu.Lock()
 	last := l.labels[path]
 	l.mu.Unlock()
-	o := image.CreateOptions{Name: last.Name}
+	var o image.CreateOptions
 	// Where no sidecar could be kept nobody else remembers the revision.
 	if _, err := os.Stat(image.SidecarPath(path)); errors.Is(err, fs.ErrNotExist) {
 		o.Revision = last.Revision + 1
 	}
-	return l.hash(ctx, path, o, image.Create)
+	return l.hash(ctx, path, last.Name, o, image.Create)
 }
 
-// hash makes an image with make, and shows how far it is.
-func (l *library) hash(ctx context.Context, path string, o image.CreateOptions,
+// hash makes an image with make, and shows how far it is. It is served under name, if that is not empty; a sidecar that has another one
+// keeps it.
+func (l *library) hash(ctx context.Context, path, name string, o image.CreateOptions,
 	make func(context.Context, string, image.CreateOptions) (*image.Image, error),
 ) (*image.Image, error) {
+	if _, err := os.Stat(image.SidecarPath(path)); errors.Is(err, fs.ErrNotExist) {
+		o.Name = name
+	}
 	bar := newProgressBar(l.cmd.ErrOrStderr(), "hashing "+path)
 	told := false
 	o.Progress = func(done, total int64) {
@@ -297,6 +302,11 @@ func (l *library) hash(ctx context.Context, path string, o image.CreateOptions,
 	}
 	if err != nil {
 		return nil, err
+	}
+	if name != "" {
+		if err := m.Rename(name); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
