@@ -178,12 +178,13 @@ func takeClient(networks []netip.Prefix) (net.Conn, error) {
 type plain struct {
 	exports []nbd.Export
 	paths   []string
+	cow     bool // what clients write goes elsewhere
 	close   []func() error
 }
 
 // openPlain opens the files, each as an export with its layers.
 func (f *exportFlags) openPlain(ctx context.Context, sources []source, log *slog.Logger) (*plain, error) {
-	p := &plain{}
+	p := &plain{cow: f.cow != ""}
 	for _, s := range sources {
 		x := nbd.Export{Name: s.name}
 		if x.Name == "" {
@@ -259,7 +260,7 @@ func (p *plain) status() []control.Export {
 	list := []control.Export{}
 	for i, x := range p.exports {
 		e := control.Export{Name: x.Name, File: p.paths[i], Access: control.ReadOnly}
-		if _, writable := x.Device.(block.Writer); x.Open != nil {
+		if _, writable := x.Device.(block.Writer); p.cow {
 			e.Access = control.CopyOnWrite
 		} else if writable {
 			e.Access = control.Writable

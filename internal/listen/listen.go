@@ -89,6 +89,9 @@ func (a Address) listenUnix(ctx context.Context) ([]net.Listener, error) {
 		}
 		l, err = c.Listen(ctx, "unix", a.path)
 	}
+	if errors.Is(err, syscall.EINVAL) {
+		return nil, fmt.Errorf("%w; the path of a socket has about 100 bytes at most: choose a shorter one", err)
+	}
 	if err != nil {
 		return nil, err
 	}
