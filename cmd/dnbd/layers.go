@@ -91,6 +91,14 @@ func (f *layerFlags) export(ctx context.Context, x nbd.Export, d block.Device, l
 		x.Device = d
 		return x, d.Close, nil
 	case cowPerConnection:
+		// Tried once now: a client hears little of why not.
+		probe, err := file.Temporary("", d.Size())
+		if err != nil {
+			return x, nil, errors.Join(fmt.Errorf("--cow: %w; TMPDIR names the folder", err), d.Close())
+		}
+		if err := probe.Close(); err != nil {
+			return x, nil, errors.Join(fmt.Errorf("--cow: %w", err), d.Close())
+		}
 		x.Device = nil
 		x.Open = func(_ context.Context, client net.Addr) (nbd.Device, func(), error) {
 			scratch, err := file.Temporary("", d.Size())
