@@ -74,6 +74,18 @@ func (m *Image) Descriptor() Descriptor { return m.sidecar.Descriptor }
 // ID names the image's content.
 func (m *Image) ID() ID { return m.id }
 
+// Rename gives the image another name. Its sidecar keeps its own: the name is for those who are offered the image meanwhile. It comes
+// before anything else that is done with the image. The error wraps ErrName when the name cannot be one.
+func (m *Image) Rename(name string) error {
+	d := m.sidecar.Descriptor
+	d.Name = name
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("image %s: %w", m.path, err)
+	}
+	m.sidecar.Descriptor = d
+	return nil
+}
+
 // Geometry says how the image is divided into blocks.
 func (m *Image) Geometry() Geometry { return m.sidecar.Tree.Geometry() }
 

@@ -255,3 +255,22 @@ func BenchmarkReadBlock(b *testing.B) {
 		}
 	}
 }
+
+func TestARenamedImageKeepsItsSidecarsName(t *testing.T) {
+	path := writeImage(t, randomBytes(5000, 1))
+	mustCreate(t, path, CreateOptions{Name: "debian", Revision: 3})
+	m := mustOpen(t, path)
+	want := m.Descriptor()
+	if err := m.Rename("a/b"); !errors.Is(err, ErrName) || m.Descriptor() != want {
+		t.Errorf("Rename to what is no name = %v, and it is %+v", err, m.Descriptor())
+	}
+	if err := m.Rename("golden"); err != nil {
+		t.Fatal(err)
+	}
+	if d := mustOpen(t, path).Descriptor(); d != want {
+		t.Errorf("the sidecar says %+v, want %+v", d, want)
+	}
+	if want.Name = "golden"; m.Descriptor() != want || m.ID() != want.ID() {
+		t.Errorf("the image is %+v, want %+v", m.Descriptor(), want)
+	}
+}

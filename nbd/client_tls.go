@@ -5,9 +5,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // The files of a folder of certificates, as GnuTLS's users, libnbd, qemu and nbdkit, call them.
@@ -51,4 +54,23 @@ func (u URI) tlsConfig() (*tls.Config, error) {
 		}
 	}
 	return config, nil
+}
+
+// explainTLS adds to an error of TLS what the URI can say about it. By TLS 1.3 a client that is refused finds out when it is secure
+// already, and some servers just hang up.
+func explainTLS(err error, secure bool) error {
+	var socket *net.OpError // crypto/tls has it for what the other side says, too
+	hungUp := secure && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrUnexpectedEOF))
+	var authority x509.UnknownAuthorityError
+	var name x509.HostnameError
+	switch {
+	case errors.As(err, &authority):
+		return fmt.Errorf("%w; tls-certificates names a folder with the %s of the authority that signed the server's", err, fileCA)
+	case errors.As(err, &name):
+		return fmt.Errorf("%w; tls-hostname says for which name the server's certificate has to be", err)
+	case hungUp, errors.As(err, &socket) && socket.Op == "remote error":
+		return fmt.Errorf("%w; perhaps the server wants another certificate: %s and %s in the folder of tls-certificates", err,
+			fileClientCert, fileClientKey)
+	}
+	return err
 }

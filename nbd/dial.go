@@ -185,7 +185,7 @@ func (d *dialer) shake(ctx context.Context, talk func(context.Context, *handshak
 	}
 	if err != nil {
 		_ = conn.Close()
-		return nil, err
+		return nil, explainTLS(err, h.agreed.tls != nil)
 	}
 	return h, nil
 }

@@ -143,7 +143,7 @@ func compareHashes(ctx context.Context, a, b string) (*difference, error) {
 	for i, uri := range []string{a, b} {
 		c, err := nbd.Dial(ctx, uri, nbd.DialConfig{Contexts: []string{server.HashContext}})
 		if err != nil {
-			return nil, err
+			return nil, whereToLook(uri, err)
 		}
 		defer c.Close()
 		if d.Sizes[i] = c.Size(); !slices.Contains(c.Info().Contexts, server.HashContext) {

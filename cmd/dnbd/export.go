@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ import (
 type exportFlags struct {
 	layerFlags
 	addresses []string
+	at        []listen.Address // what check read of addresses
 	writable  bool
 	allow     []string
 	maxConns  int
@@ -37,7 +39,8 @@ type exportFlags struct {
 // add gives them to a command.
 func (f *exportFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.addresses, "nbd", nil, "export over NBD at `ADDR` too, which is "+listen.Forms+"; may be repeated")
+	flags.StringArrayVar(&f.addresses, "nbd", nil, "export over NBD at `ADDR` too, which is "+listen.Forms+";\n"+
+		"may be repeated. systemd takes the sockets that were passed on; stdin serves the client there, and ends with it")
 	flags.BoolVar(&f.writable, "writable", false, "let NBD clients write to the files; needs --group none")
 	flags.StringSliceVar(&f.allow, "allow", nil, "serve NBD clients of these networks only, `CIDR,...`; may be repeated (default: all)")
 	flags.IntVar(&f.maxConns, "max-connections", 0, "serve `N` NBD connections at once (default: 512)")
@@ -57,7 +60,16 @@ func (f *exportFlags) check(cmd *cobra.Command, group bool) error {
 			return usagef("--%s is for NBD clients: say with --nbd where they connect", flag)
 		}
 	}
+	for _, s := range f.addresses {
+		a, err := listen.Parse(s)
+		if err != nil {
+			return usagef("--nbd: %w", err)
+		}
+		f.at = append(f.at, a)
+	}
 	switch {
+	case f.stdin() && (group || len(f.at) > 1):
+		return usagef("--nbd stdin: the server ends with the client that is there, so it needs --group none and has no other --nbd")
 	case !group && len(f.addresses) == 0:
 		return usagef("--group none leaves nobody to serve: say with --nbd where NBD clients connect")
 	case group && f.writable:
@@ -92,17 +104,18 @@ func (f *exportFlags) check(cmd *cobra.Command, group bool) error {
 	return f.layerFlags.check()
 }
 
-// open opens the listeners. They are the caller's to close.
+// stdin says whether the client is on standard input.
+func (f *exportFlags) stdin() bool { return slices.ContainsFunc(f.at, listen.Address.Stdin) }
+
+// started says whether it is a client, or a service manager, that starts this server: standard output may be meant for something else
+// then.
+func (f *exportFlags) started() bool {
+	return slices.ContainsFunc(f.at, func(a listen.Address) bool { return a.Stdin() || a.Inherited() })
+}
+
+// open opens the listeners, or takes the client that is there. They are the caller's to close.
 func (f *exportFlags) open(ctx context.Context, log *slog.Logger) (server.NBD, error) {
 	n := server.NBD{ServerConfig: nbd.ServerConfig{Log: log, MaxConns: f.maxConns, IdleTimeout: f.idle}}
-	var addresses []listen.Address
-	for _, s := range f.addresses {
-		a, err := listen.Parse(s)
-		if err != nil {
-			return n, usagef("--nbd: %w", err)
-		}
-		addresses = append(addresses, a)
-	}
 	var networks []netip.Prefix
 	for _, s := range f.allow {
 		p, err := listen.ParsePrefix(s)
@@ -121,10 +134,17 @@ func (f *exportFlags) open(ctx context.Context, log *slog.Logger) (server.NBD, e
 			n.TLSMode = nbd.TLSRequired
 		}
 	}
-	for _, a := range addresses {
+	for _, a := range f.at {
+		if a.Stdin() {
+			var err error
+			if n.Client, err = takeClient(networks); err != nil {
+				return n, err
+			}
+			continue
+		}
 		ls, err := a.Listen(ctx)
 		if err != nil {
-			listen.Close(n.Listeners)
+			n.Close()
 			return server.NBD{}, fmt.Errorf("--nbd: %w", err)
 		}
 		for _, l := range ls {
@@ -142,16 +162,29 @@ func (f *exportFlags) open(ctx context.Context, log *slog.Logger) (server.NBD, e
 	return n, nil
 }
 
+// takeClient takes the client on standard input, if it may connect.
+func takeClient(networks []netip.Prefix) (net.Conn, error) {
+	conn, err := listen.Stdin()
+	if err != nil {
+		return nil, fmt.Errorf("--nbd stdin: %w; it is for clients that start their server, as nbdsh does in nbd.connect_command()", err)
+	}
+	if client := conn.RemoteAddr(); !listen.Allowed(networks, client) {
+		return nil, errors.Join(fmt.Errorf("--nbd stdin: client %v turned away: its network is not allowed", client), conn.Close())
+	}
+	return conn, nil
+}
+
 // plain is what is exported of files as they are, without a group.
 type plain struct {
 	exports []nbd.Export
 	paths   []string
+	cow     bool // what clients write goes elsewhere
 	close   []func() error
 }
 
 // openPlain opens the files, each as an export with its layers.
 func (f *exportFlags) openPlain(ctx context.Context, sources []source, log *slog.Logger) (*plain, error) {
-	p := &plain{}
+	p := &plain{cow: f.cow != ""}
 	for _, s := range sources {
 		x := nbd.Export{Name: s.name}
 		if x.Name == "" {
@@ -227,7 +260,7 @@ func (p *plain) status() []control.Export {
 	list := []control.Export{}
 	for i, x := range p.exports {
 		e := control.Export{Name: x.Name, File: p.paths[i], Access: control.ReadOnly}
-		if _, writable := x.Device.(block.Writer); x.Open != nil {
+		if _, writable := x.Device.(block.Writer); p.cow {
 			e.Access = control.CopyOnWrite
 		} else if writable {
 			e.Access = control.Writable

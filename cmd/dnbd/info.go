@@ -32,7 +32,7 @@ func infoCommand() *cobra.Command {
 			}
 			c, err := nbd.Dial(cmd.Context(), args[0], nbd.DialConfig{Contexts: []string{nbd.ContextAllocation, server.HashContext}})
 			if err != nil {
-				return err
+				return whereToLook(args[0], err)
 			}
 			defer c.Close()
 			info := c.Info()

@@ -50,7 +50,7 @@ type layerFlags struct {
 func (f *layerFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.cow, "cow", "", "keep what NBD clients write apart from what is served: with `DIR`, in a file there for each export;\n"+
-		"without, for each connection, as long as it lasts")
+		"without, for each connection, as long as it lasts, in a file in $TMPDIR, or /tmp: mind that this may be small")
 	flags.Lookup("cow").NoOptDefVal = cowPerConnection
 	flags.Var(&f.cache, "cache", "keep what NBD clients read last in this much memory, `SIZE` for each export")
 	flags.Var(&f.readahead, "readahead", "read up to `SIZE` ahead of NBD clients that read sequentially")
@@ -91,6 +91,14 @@ func (f *layerFlags) export(ctx context.Context, x nbd.Export, d block.Device, l
 		x.Device = d
 		return x, d.Close, nil
 	case cowPerConnection:
+		// Tried once now: a client hears little of why not.
+		probe, err := file.Temporary("", d.Size())
+		if err != nil {
+			return x, nil, errors.Join(fmt.Errorf("--cow: %w; TMPDIR names the folder", err), d.Close())
+		}
+		if err := probe.Close(); err != nil {
+			return x, nil, errors.Join(fmt.Errorf("--cow: %w", err), d.Close())
+		}
 		x.Device = nil
 		x.Open = func(_ context.Context, client net.Addr) (nbd.Device, func(), error) {
 			scratch, err := file.Temporary("", d.Size())
@@ -121,7 +129,11 @@ func (f *layerFlags) export(ctx context.Context, x nbd.Export, d block.Device, l
 	}
 	d = f.above(kept, log)
 	x.Device = d
-	return x, d.Close, nil
+	return x, func() error {
+		// Without this a server that is told to stop would lose what a crash may lose.
+		err := kept.Flush(context.WithoutCancel(ctx))
+		return errors.Join(err, d.Close())
+	}, nil
 }
 
 // above puts the layers around d that see what clients ask for.

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -60,7 +63,18 @@ func openRemote(ctx context.Context, uri string, log *slog.Logger) (block.Device
 	if _, err := nbd.ParseURI(uri); err != nil {
 		return nil, usagef("%w", err)
 	}
-	return remote.Open(ctx, uri, nbd.DialConfig{Connections: remoteConnections, Reconnect: remoteReconnect, Log: log})
+	d, err := remote.Open(ctx, uri, nbd.DialConfig{Connections: remoteConnections, Reconnect: remoteReconnect, Log: log})
+	return d, whereToLook(uri, err)
+}
+
+// whereToLook adds to the error of connecting where to look for an export that the server does not have.
+func whereToLook(uri string, err error) error {
+	var socket *net.OpError
+	var file *fs.PathError
+	if !errors.Is(err, fs.ErrNotExist) || errors.As(err, &socket) || errors.As(err, &file) {
+		return err
+	}
+	return fmt.Errorf("%w; see 'dnbd list %s'", err, uri)
 }
 
 // openLocal opens a file or block device to be read: as an image if it has a sidecar, so that all of it is checked.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -38,18 +37,7 @@ func nbdServerCommand() *cobra.Command {
 		Use:                nbdServer,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			spared, err := spareClient()
-			if err != nil {
-				return err
-			}
-			if spared {
-				cmd.SetErr(systemLog())
-			}
-			err = runNBDServer(cmd, args)
-			if err != nil && spared {
-				cmd.PrintErrf("%v\n", err)
-			}
-			return err
+			return sparingClient(cmd, func() error { return runNBDServer(cmd, args) })
 		},
 	}
 }
@@ -128,9 +116,9 @@ func (s *nbdService) prepare() error {
 
 // serveStdin serves the client that is on standard input, as from inetd.
 func (s *nbdService) serveStdin(ctx context.Context) error {
-	conn, err := net.FileConn(os.Stdin)
+	conn, err := listen.Stdin()
 	if err != nil {
-		return fmt.Errorf("standard input is no socket (%w): with port 0 there is a client on it, as inetd has it; name another port to listen at", err)
+		return fmt.Errorf("%w; with port 0 there is a client on it, as inetd has it: name another port to listen at", err)
 	}
 	if err := s.prepare(); err != nil {
 		return errors.Join(err, conn.Close())

@@ -20,7 +20,6 @@ import (
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/control"
-	"github.com/dnbd/dnbd/internal/listen"
 	"github.com/dnbd/dnbd/internal/server"
 	"github.com/dnbd/dnbd/internal/size"
 	"github.com/dnbd/dnbd/internal/target"
@@ -47,7 +46,8 @@ func serveCommand() *cobra.Command {
 		Short: "Serve images to a group, and over NBD",
 		Long: "Serve files or block devices to a group until the process is told to stop. One that has no sidecar yet is hashed\n" +
 			"first ('dnbd image create' does it beforehand). A file that changes meanwhile is withdrawn, hashed again, and\n" +
-			"offered as the next revision. A second server with the same file, under another id, shares the work.\n\n" +
+			"offered as the next revision. A second server with the same file, under another id, shares the work.\n" +
+			"NAME=FILE serves it under NAME; a sidecar that says another name keeps it.\n\n" +
 			"With --nbd they are exported to NBD clients, too. With --group none they are only that, as they are and without\n" +
 			"being hashed, and can be --writable.",
 		Example: "  dnbd serve debian-12.img\n  dnbd serve --iface eth0 --rate 500Mbit --group 239.0.0.7 films=/dev/vg0/films\n" +
@@ -66,7 +66,7 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			o.files = args
-			err := o.run(cmd)
+			err := o.start(cmd)
 			if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
 				return nil // told to stop before it was ready
 			}
@@ -87,6 +87,14 @@ func serveCommand() *cobra.Command {
 
 // noGroup is the --group of a server that only exports over NBD.
 const noGroup = "none"
+
+// start is run, with nothing said to a client on standard input.
+func (o *serveOptions) start(cmd *cobra.Command) error {
+	if !o.stdin() {
+		return o.run(cmd)
+	}
+	return sparingClient(cmd, func() error { return o.run(cmd) })
+}
 
 // run serves until the command's context ends.
 func (o *serveOptions) run(cmd *cobra.Command) (err error) {
@@ -122,8 +130,8 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	if cfg.NBD, err = o.exportFlags.open(ctx, log); err != nil {
 		return err
 	}
-	unused := cfg.NBD.Listeners
-	defer func() { listen.Close(unused) }()
+	unused := cfg.NBD
+	defer func() { unused.Close() }()
 
 	var images []*image.Image
 	files := &plain{}
@@ -144,7 +152,7 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	unused = nil // they are the server's to close
+	unused = server.NBD{} // the server closes it
 	if err := s.Prepare(ctx, images); err != nil {
 		s.Close()
 		return err
@@ -156,7 +164,9 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 		s.Close()
 		return err
 	}
-	writeServing(cmd.OutOrStdout(), s.Status(), cfg.Interfaces, images, files, svc.Path())
+	if cfg.Group.IsValid() || !o.started() {
+		writeServing(cmd.OutOrStdout(), s.Status(), cfg.Interfaces, images, files, svc.Path())
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	if status != nil {
@@ -238,7 +248,7 @@ type library struct {
 func (l *library) open(ctx context.Context, sources []source) ([]*image.Image, error) {
 	var images []*image.Image
 	for _, s := range sources {
-		m, err := l.hash(ctx, s.path, image.CreateOptions{Name: s.name}, image.OpenOrCreate)
+		m, err := l.hash(ctx, s.path, s.name, image.CreateOptions{}, image.OpenOrCreate)
 		if err != nil {
 			return images, err
 		}
@@ -259,18 +269,22 @@ func (l *library) rehash(ctx context.Context, path string) (*image.Image, error)
 	l.mu.Lock()
 	last := l.labels[path]
 	l.mu.Unlock()
-	o := image.CreateOptions{Name: last.Name}
+	var o image.CreateOptions
 	// Where no sidecar could be kept nobody else remembers the revision.
 	if _, err := os.Stat(image.SidecarPath(path)); errors.Is(err, fs.ErrNotExist) {
 		o.Revision = last.Revision + 1
 	}
-	return l.hash(ctx, path, o, image.Create)
+	return l.hash(ctx, path, last.Name, o, image.Create)
 }
 
-// hash makes an image with make, and shows how far it is.
-func (l *library) hash(ctx context.Context, path string, o image.CreateOptions,
+// hash makes an image with make, and shows how far it is. It is served under name, if that is not empty; a sidecar that has another one
+// keeps it.
+func (l *library) hash(ctx context.Context, path, name string, o image.CreateOptions,
 	make func(context.Context, string, image.CreateOptions) (*image.Image, error),
 ) (*image.Image, error) {
+	if _, err := os.Stat(image.SidecarPath(path)); errors.Is(err, fs.ErrNotExist) {
+		o.Name = name
+	}
 	bar := newProgressBar(l.cmd.ErrOrStderr(), "hashing "+path)
 	told := false
 	o.Progress = func(done, total int64) {
@@ -288,6 +302,11 @@ func (l *library) hash(ctx context.Context, path string, o image.CreateOptions,
 	}
 	if err != nil {
 		return nil, err
+	}
+	if name != "" {
+		if err := m.Rename(name); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

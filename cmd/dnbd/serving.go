@@ -64,13 +64,16 @@ func serverStatus(st server.Status, interfaces []string, files *plain, started t
 			Drops: l.Drops,
 		})
 	}
-	if len(st.NBD.Addrs) > 0 {
+	if len(st.NBD.Addrs) > 0 || st.NBD.Client {
 		n := st.NBD.Stats
 		s.NBD = &control.NBD{
 			Exports: files.status(), Connections: n.Connections, Accepted: n.Accepted, Requests: n.Requests, Failed: n.Failed, Bytes: n.Bytes,
 		}
 		for _, addr := range st.NBD.Addrs {
 			s.NBD.URIs = append(s.NBD.URIs, listenerURI(addr))
+		}
+		if st.NBD.Client {
+			s.NBD.URIs = append(s.NBD.URIs, "stdin")
 		}
 	}
 	out := control.Status{Version: version, Started: started.UTC(), Interfaces: interfaces, Server: s}

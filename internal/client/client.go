@@ -89,7 +89,8 @@ func Open(cfg Config) (*Client, error) {
 		blocks: make(chan mcast.Block, checkQueue), timer: make(chan struct{}, 1),
 		readers: map[uint32][]*reader{}, checking: map[uint32]int{},
 	}
-	if cfg.Cache == nil {
+	own := cfg.Cache == nil
+	if own {
 		if cfg.Cache, err = cache.NewMemory(DefaultMemory, cfg.Descriptor.BlockSize); err != nil {
 			return nil, fmt.Errorf("make a cache in memory: %w", err)
 		}
@@ -106,6 +107,9 @@ func Open(cfg Config) (*Client, error) {
 	c.mu.Unlock()
 	if err != nil {
 		c.cancel()
+		if own {
+			err = errors.Join(err, cfg.Cache.Close())
+		}
 		return nil, err
 	}
 	for range runtime.GOMAXPROCS(0) {

@@ -1,5 +1,5 @@
 // Package listen opens the stream sockets that a server is told to listen at: TCP, unix, vsock, and those that a service manager has
-// opened already.
+// opened already. It also takes the one client that a server may be started with.
 package listen
 
 import (
@@ -11,7 +11,7 @@ import (
 )
 
 // Forms is every way to write an Address, for usage texts and errors.
-const Forms = "HOST[:PORT], [HOST]:PORT, unix:PATH, vsock:PORT or systemd"
+const Forms = "HOST[:PORT], [HOST]:PORT, unix:PATH, vsock:PORT, systemd or stdin"
 
 // Port is the TCP port of NBD (IANA), which an Address that names none has.
 const Port = 10809
@@ -31,6 +31,7 @@ const (
 	unixSocket
 	vsockPort
 	inherited
+	standardInput
 )
 
 // Parse reads an Address in one of Forms.
@@ -61,6 +62,8 @@ func parse(s string) (Address, error) {
 		return Address{}, errors.New("it is empty")
 	case "systemd":
 		return Address{kind: inherited}, nil
+	case "stdin":
+		return Address{kind: standardInput}, nil
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -89,6 +92,14 @@ func (a Address) String() string {
 		return fmt.Sprintf("vsock:%d", a.port)
 	case inherited:
 		return "systemd"
+	case standardInput:
+		return "stdin"
 	}
 	return net.JoinHostPort(a.host, strconv.FormatUint(uint64(a.port), 10))
 }
+
+// Stdin says whether the address is no place to listen at: the client is on standard input already, and Stdin takes it.
+func (a Address) Stdin() bool { return a.kind == standardInput }
+
+// Inherited says whether the sockets are those that a service manager passes on.
+func (a Address) Inherited() bool { return a.kind == inherited }

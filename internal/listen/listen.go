@@ -20,10 +20,10 @@ import (
 const staleTimeout = time.Second
 
 // Listen opens the sockets of an address: one for each IP address of a name, and all that a service manager passed on. A unix socket that
-// a dead process left is replaced. The error names the address.
+// a dead process left is replaced. The error names the address. At standard input nobody can listen.
 func (a Address) Listen(ctx context.Context) ([]net.Listener, error) {
 	open := map[kind]func(context.Context) ([]net.Listener, error){
-		tcp: a.listenTCP, unixSocket: a.listenUnix, vsockPort: a.listenVsock, inherited: inherit,
+		tcp: a.listenTCP, unixSocket: a.listenUnix, vsockPort: a.listenVsock, inherited: inherit, standardInput: notHere,
 	}[a.kind]
 	ls, err := open(ctx)
 	if err != nil {
@@ -89,6 +89,9 @@ func (a Address) listenUnix(ctx context.Context) ([]net.Listener, error) {
 		}
 		l, err = c.Listen(ctx, "unix", a.path)
 	}
+	if errors.Is(err, syscall.EINVAL) {
+		return nil, fmt.Errorf("%w; the path of a socket has about 100 bytes at most: choose a shorter one", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -144,4 +147,18 @@ func inherit(context.Context) ([]net.Listener, error) {
 		return nil, errors.New("no socket was passed on: it needs a socket unit, which sets LISTEN_FDS")
 	}
 	return ls, nil
+}
+
+// notHere is listening at standard input.
+func notHere(context.Context) ([]net.Listener, error) {
+	return nil, errors.New("standard input has one client, and is no place to listen at")
+}
+
+// Stdin takes the client that is on standard input, as a program has it that inetd or the client itself started.
+func Stdin() (net.Conn, error) {
+	conn, err := net.FileConn(os.Stdin)
+	if err != nil {
+		return nil, fmt.Errorf("standard input is no connected socket: %w", err)
+	}
+	return conn, nil
 }

@@ -28,6 +28,8 @@ func TestAddressesReadBack(t *testing.T) {
 		"vsock:4294967295":    "vsock:4294967295",
 		"systemd":             "systemd",
 		"systemd.example.org": "systemd.example.org:10809",
+		"stdin":               "stdin",
+		"stdin:10809":         "stdin:10809",
 	} {
 		a, err := Parse(in)
 		if err != nil || a.String() != want {

@@ -15,6 +15,8 @@ import (
 type NBD struct {
 	// Listeners are where. They are the Server's to close. Without any nothing is exported.
 	Listeners []net.Listener
+	// Client, if it is not nil, is connected already. It is the Server's to close, and Run returns when it has left.
+	Client net.Conn
 	// Wrap, if it is not nil, may change how an image is exported and put layers around its device. It is called once for each; the
 	// function that it returns is called when the server ends, before the image is closed.
 	Wrap func(nbd.Export) (nbd.Export, func() error, error)
@@ -24,8 +26,27 @@ type NBD struct {
 	nbd.ServerConfig
 }
 
-// serveNBD serves the listeners on goroutines of wg until ctx ends.
-func (s *Server) serveNBD(ctx context.Context, wg *sync.WaitGroup) {
+// Close closes the sockets, where they are not a Server's.
+func (n *NBD) Close() {
+	for _, l := range n.Listeners {
+		_ = l.Close() // nobody was accepted
+	}
+	if n.Client != nil {
+		_ = n.Client.Close() // nothing was said to it
+	}
+}
+
+// serveNBD serves the listeners on goroutines of wg until ctx ends. It calls end when the client has left that was there at the
+// beginning.
+func (s *Server) serveNBD(ctx context.Context, wg *sync.WaitGroup, end context.CancelFunc) {
+	if client := s.cfg.NBD.Client; client != nil {
+		wg.Go(func() {
+			defer end()
+			if err := s.nbd.ServeConn(ctx, client); err != nil {
+				s.cfg.Log.Warn("NBD client lost", "client", client.RemoteAddr(), "err", err)
+			}
+		})
+	}
 	for _, l := range s.cfg.NBD.Listeners {
 		wg.Go(func() {
 			if err := s.nbd.Serve(ctx, l); err != nil {

@@ -71,7 +71,7 @@ var ErrTaken = errors.New("taken in this group")
 // New opens the sockets of the group.
 func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, coder: mcast.NewCoder(), loader: newLoader(), changed: make(chan struct{}, 1)}
-	if len(cfg.NBD.Listeners) > 0 {
+	if len(cfg.NBD.Listeners) > 0 || cfg.NBD.Client != nil {
 		var err error
 		if s.nbd, err = nbd.NewServer(cfg.NBD.ServerConfig); err != nil {
 			return nil, err
@@ -153,7 +153,7 @@ func conflict(m *image.Image, f mcast.Found) error {
 		f.Descriptor.ID(), m.ID())
 }
 
-// Run serves the images until ctx ends, then tells the group and closes them and the sockets. Prepare comes first.
+// Run serves the images until ctx ends, or until the client has left that NBD names, then tells the group and closes them and the sockets. Prepare comes first.
 func (s *Server) Run(ctx context.Context, images []*image.Image) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -173,7 +173,7 @@ func (s *Server) Run(ctx context.Context, images []*image.Image) error {
 	for range threads {
 		wg.Go(func() { s.loader.run(ctx) })
 	}
-	s.serveNBD(ctx, &wg)
+	s.serveNBD(ctx, &wg, cancel)
 	wg.Go(func() { s.watch(ctx) })
 	for _, l := range s.links {
 		wg.Go(func() { l.pump(ctx) })
@@ -192,9 +192,7 @@ func (s *Server) Run(ctx context.Context, images []*image.Image) error {
 // Close releases the sockets of a server that is not run.
 func (s *Server) Close() {
 	s.closeLinks()
-	for _, l := range s.cfg.NBD.Listeners {
-		_ = l.Close() // nobody was accepted
-	}
+	s.cfg.NBD.Close()
 }
 
 func (s *Server) closeLinks() {

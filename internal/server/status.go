@@ -21,8 +21,9 @@ type Status struct {
 
 // NBDStatus is what is exported over NBD.
 type NBDStatus struct {
-	Addrs []net.Addr // of the listeners
-	Stats nbd.Stats
+	Addrs  []net.Addr // of the listeners
+	Client bool       // there is the one client that was connected already
+	Stats  nbd.Stats
 }
 
 // ImageStatus is an image that is or was offered.
