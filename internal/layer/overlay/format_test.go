@@ -90,6 +90,9 @@ func used(t testing.TB) (file, contents []byte) {
 func TestAFlippedBitInTheMetadataIsFound(t *testing.T) {
 	file, contents := used(t)
 	for at := range pageOffset(0, livePlace) {
+		if at%pageSize >= headerSector && at%16 != 0 {
+			continue // one byte is like the other there
+		}
 		p := bytes.Clone(file)
 		p[at] ^= 1 << (at % 8)
 		i, err := Inspect(t.Context(), blocktest.NewMemory(p))

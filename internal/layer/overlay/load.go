@@ -26,6 +26,8 @@ type stored struct {
 	liveStale []int64
 	// resumed says that the states are those of the live map, wasOpen that the file was not closed as it should.
 	resumed, wasOpen bool
+	// new says that the file holds nothing yet, not even space for headers.
+	new bool
 	// faults is what is wrong with the metadata, whether or not there is another copy.
 	faults []Fault
 }
@@ -62,6 +64,7 @@ func newStored(is Base) *stored {
 	f := &stored{
 		header: header{base: is, created: time.Now()},
 		place:  1,
+		new:    true,
 		states: newStates(pages(is.Size)),
 		pages:  make([]page, pages(is.Size)),
 		stale:  map[int64]struct{}{},

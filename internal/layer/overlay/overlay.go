@@ -172,6 +172,11 @@ func open(ctx context.Context, base, scratch block.Device, is Base, boot [bootSi
 
 // start makes the live map that of the device, and notes in the file that it counts from now on.
 func (d *Device) start(ctx context.Context, f *stored, boot [bootSize]byte) error {
+	if f.new {
+		if err := d.scratch.WriteAt(ctx, make([]byte, headers*headerSize), 0, false); err != nil {
+			return err // there is no room for headers
+		}
+	}
 	for _, p := range f.liveStale {
 		if err := d.scratch.WriteAt(ctx, d.states.encode(p), pageOffset(p, livePlace)+pageStates, false); err != nil {
 			return err
