@@ -226,6 +226,9 @@ type cowReport struct {
 	Faults   []overlay.Fault `json:"faults"`  // damaged places
 }
 
+// inspections bounds how often a file that is written to is looked at until what was read fits together.
+const inspections = 10
+
 // inspect reads the metadata of the overlay in the file at path; with lock it may not be in use.
 func inspect(cmd *cobra.Command, path string, lock bool) (cowReport, error) {
 	r := cowReport{File: path, Faults: []overlay.Fault{}}
@@ -246,6 +249,12 @@ func inspect(cmd *cobra.Command, path string, lock bool) (cowReport, error) {
 	}
 	defer scratch.Close()
 	i, err := overlay.Inspect(cmd.Context(), scratch)
+	for range inspections {
+		if r.HeldBy == 0 || !errors.Is(err, overlay.ErrDamaged) {
+			break
+		}
+		i, err = overlay.Inspect(cmd.Context(), scratch) // it was written to meanwhile
+	}
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", path, err)
 	}
