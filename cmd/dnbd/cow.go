@@ -128,7 +128,7 @@ func cowRebaseCommand() *cobra.Command {
 		Example: "  dnbd cow rebase /var/lib/dnbd/debian.cow ./debian-12.img ./debian-12-new.img",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 3 {
-				return usagef("name the overlay, the image that it belongs to, and the one that it is to belong to: FILE OLD NEW")
+				return usagef("name the overlay, the image that it belongs to, and the one it is to belong to: FILE OLD NEW")
 			}
 			return nil
 		},
@@ -301,7 +301,8 @@ state     %s
 
 func (r cowReport) writeCheck(w io.Writer) error {
 	if len(r.Faults) == 0 {
-		_, err := fmt.Fprintf(w, "%s: all metadata is as its checksums say; %d blocks are written, %d zero\n", r.File, r.Blocks, r.Zero)
+		_, err := fmt.Fprintf(w, "%s: all metadata is as its checksums say; %d blocks are written, %d zero\n", r.File, r.Blocks,
+			r.Zero)
 		return err
 	}
 	for _, f := range r.Faults {
@@ -310,7 +311,8 @@ func (r cowReport) writeCheck(w io.Writer) error {
 		}
 	}
 	if r.Open {
-		_, err := fmt.Fprintf(w, "%s: it was not closed, and a flush that was under way did not end; what was flushed before is whole\n", r.File)
+		_, err := fmt.Fprintf(w, "%s: it was not closed, and a flush that was under way did not end; "+
+			"what was flushed before is whole\n", r.File)
 		return err
 	}
 	return nil

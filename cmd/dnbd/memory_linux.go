@@ -30,7 +30,8 @@ func memoryDir() (string, error) {
 		return "", err
 	}
 	// Whoever was here first could read what is written, or have it go elsewhere.
-	if owner, ok := fi.Sys().(*syscall.Stat_t); !fi.IsDir() || fi.Mode().Perm()&0o077 != 0 || !ok || int(owner.Uid) != os.Geteuid() {
+	owner, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || int(owner.Uid) != os.Geteuid() || !fi.IsDir() || fi.Mode().Perm()&0o077 != 0 {
 		return "", fmt.Errorf("%s is not a directory of this user's alone: remove it", dir)
 	}
 	return dir, nil

@@ -12,7 +12,7 @@
 //
 // # Leftovers
 //
-// When this process is killed the kernel fails all reads, and the mount, the loop device and the link remain. Each
+// When this process is killed the kernel fails all reads and writes, and the mount, the loop device and the link remain. Each
 // attachment has a directory with a lock that dies with its process; the next attachment of the same device, of whatever
 // image, finds the lock free, and removes what is left.
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // claim is a run of blocks, from first to before end, whose states one change has to itself until released is closed.
@@ -72,10 +73,14 @@ func (d *Device) Trim(ctx context.Context, off, n int64, fua bool) error {
 	if err := d.check(ctx, off, n); err != nil {
 		return err
 	}
-	if whole, _ := d.split(off, n); whole.n > 0 {
-		if err := d.drop(ctx, whole); err != nil {
+	whole, _ := d.split(off, n)
+	for off, end := whole.off, whole.off+whole.n; off < end; {
+		// One page of the map after the other: that there is no room for one is no reason not to give another's blocks back.
+		next := min((off/BlockSize/pageBlocks+1)*pageBlocks*BlockSize, end)
+		if err := d.drop(ctx, newSpan(off, next-off)); err != nil && !errors.Is(err, syscall.ENOSPC) {
 			return err
 		}
+		off = next
 	}
 	if fua {
 		return d.Flush(ctx)
@@ -159,8 +164,8 @@ func (d *Device) change(ctx context.Context, s span, to state, fua bool, do func
 	return d.flusher.flush(ctx)
 }
 
-// claim waits until nobody has a claim to any of a span's blocks, and claims them. It returns nil if all have the state to, and then
-// whether that is on stable storage.
+// claim waits until nobody has a claim to any of a span's blocks, and claims them. It returns nil if all have the state to,
+// and then whether that is on stable storage.
 func (d *Device) claim(ctx context.Context, s span, to state) (c *claim, stable bool, err error) {
 	for {
 		other, c, stable := d.tryClaim(s, to)

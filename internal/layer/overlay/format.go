@@ -181,7 +181,8 @@ func thisBoot() (id [bootSize]byte) {
 	if err != nil || len(text) > 2*bootSize+5 { // four dashes and a newline
 		return id
 	}
-	if n, err := hex.Decode(id[:], []byte(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))); err != nil || n != bootSize {
+	digits := strings.ReplaceAll(strings.TrimSpace(string(text)), "-", "")
+	if n, err := hex.Decode(id[:], []byte(digits)); err != nil || n != bootSize {
 		return [bootSize]byte{}
 	}
 	return id

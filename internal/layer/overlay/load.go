@@ -217,7 +217,8 @@ func (f *stored) resume(ctx context.Context, scratch block.Device) error {
 	f.resumed = true
 	return f.eachLive(ctx, scratch, func(p int64, live []byte) error {
 		if !f.states.decode(p, live, blocks(f.header.base.Size)) {
-			return &DamageError{[]Fault{{pageOffset(p, livePlace), fmt.Sprintf("page %d of the live map has states that there are not", p)}}}
+			what := fmt.Sprintf("page %d of the live map has states that there are not", p)
+			return &DamageError{[]Fault{{pageOffset(p, livePlace), what}}}
 		}
 		f.pages[p].reserved = true
 		f.stale[p] = struct{}{}

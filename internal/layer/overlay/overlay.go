@@ -19,12 +19,12 @@ import (
 // and map; so there is no allocator, what is written one after the other lies so, and it takes the space of what was
 // written, since the file is sparse. A map says of each block whether it is the base's, the overlay's, or zero.
 //
-// What was flushed must outlive a power cut. A flush takes the pages of the map that changed as they are, flushes the scratch, so
-// that what they speak of is there, writes each to the one of its two places that does not count, and a header with the
-// sum of all pages' checksums to the one of its two places that does not count, and flushes again. If the header and all that
-// it sums up arrived it counts, otherwise the one before does, of which nothing was overwritten. A block whose state is on
-// stable storage and is changed again without a flush is one of: as it was, zero as its space was given back, or new. All
-// of these it was at some time since the flush, so no order between data and map has to be kept but the one above.
+// What was flushed must outlive a power cut. A flush takes the pages of the map that changed as they are, flushes the
+// scratch, so that what they speak of is there, writes each to the one of its two places that does not count, and a header
+// with the sum of all pages' checksums to the one of its two places that does not count, and flushes again. If the header and
+// all that it sums up arrived it counts, otherwise the one before does, of which nothing was overwritten. A block whose state
+// is on stable storage and is changed again without a flush is one of: as it was, zero as its space was given back, or new.
+// All of these it was at some time since the flush, so no order between data and map has to be kept but the one above.
 //
 // What was answered must outlive the process, flushed or not: the kernel that holds the device goes on with the next process.
 // Hence a second, live map in the file, which is changed before a write is answered and never flushed. The kernel keeps both

@@ -416,3 +416,29 @@ func TestStatesAgreeWithAList(t *testing.T) {
 		}
 	}
 }
+
+// What is trimmed gives its space back on a full disk too, also where the rest of the range has no room for a map.
+func TestATrimOnAFullDiskGivesBackWhatIsThere(t *testing.T) {
+	const size = 3 * pageBlocks * BlockSize
+	disk := blocktest.NewDisk(Size(size))
+	full := false
+	scratch := blocktest.Faulty(disk, func(r block.Request) error {
+		if full && r.Op == block.Write && r.Len == groupSize {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	d, err := open(t.Context(), blocktest.NewMemory(make([]byte, size)), scratch, of(size), thisStart)
+	must(t, err)
+	ctx := t.Context()
+	must(t, d.WriteAt(ctx, bytes.Repeat([]byte{1}, 1<<20), pageBlocks*BlockSize+5*BlockSize, true))
+	before := disk.Allocated()
+	full = true
+	must(t, d.Trim(ctx, 0, size, true))
+	if held, freed := d.Held(), before-disk.Allocated(); held.Data != 0 || freed < 1<<20-pageSize {
+		t.Errorf("%+v, %d bytes given back", held, freed)
+	}
+	if err := d.WriteAt(ctx, []byte{1}, 0, false); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("a write: %v", err)
+	}
+}

@@ -13,11 +13,11 @@ import (
 // first, which are of no more bytes.
 const rebasePiece = 1 << 20
 
-// Rebase makes the overlay one over next, which is, so that the device reads as it did: what next has otherwise, and the overlay
-// has not, is copied into it from the base, and what next has as well leaves it. It is put on stable storage. d is still
-// one over its base, and only to be closed; nobody else may use it meanwhile. When the error is not nil, or a crash
-// ends it, the overlay belongs to the one base or the other and reads the same over that. progress, if not nil, is told up to
-// where in the device it has come.
+// Rebase makes the overlay one over next, which is, so that the device reads as it did: what next has otherwise, and the
+// overlay has not, is copied into it from the base, and what next has as well leaves it. It is put on stable storage. d is
+// still one over its base, and only to be closed; nobody else may use it meanwhile. When the error is not nil, or a crash
+// ends it, the overlay belongs to the one base or the other and reads the same over that. progress, if not nil, is told up
+// to where in the device it has come.
 func (d *Device) Rebase(ctx context.Context, next block.Device, is Base, progress func(done int64)) error {
 	if is.Size != d.size || next.Size() != d.size {
 		return fmt.Errorf("rebase the overlay: %v has %d bytes, and its base %d: it would have to grow or shrink with it, "+
@@ -103,7 +103,9 @@ func (d *Device) eachPiece(ctx context.Context, f func(off, n int64, s state) er
 
 // compare reads n bytes at off of the device and of next, and calls f for each run of blocks that are equal, or are not,
 // with the device's bytes.
-func (d *Device) compare(ctx context.Context, next block.Device, off, n int64, f func(off int64, p []byte, equal bool) error) error {
+func (d *Device) compare(ctx context.Context, next block.Device, off, n int64,
+	f func(off int64, p []byte, equal bool) error,
+) error {
 	ours, theirs := make([]byte, n), make([]byte, n)
 	if err := d.ReadAt(ctx, ours, off); err != nil {
 		return err
