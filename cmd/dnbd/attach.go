@@ -23,6 +23,7 @@ type attachOptions struct {
 	device    string // empty: the driver chooses
 	cache     string // a file; empty: in memory
 	cacheSize size.Bytes
+	cow       string // a file, or cowMemory; empty: read-only
 	driver    string
 	socket    string
 	ioTimeout time.Duration
@@ -41,7 +42,7 @@ func attachCommand() *cobra.Command {
 			"IMAGE is " + target.Forms + ".\n" +
 			"DEVICE is the path of the block device to make; by default the next free /dev/dnbdN.",
 		Example: "  dnbd attach debian-12\n  dnbd attach --cache /var/cache/dnbd --cache-size 8G dnbd://239.0.0.7/films /dev/films\n" +
-			"  dnbd attach --driver socket --socket /tmp/films.sock films",
+			"  dnbd attach --cow /var/lib/dnbd/debian.cow debian-12 /dev/root0\n  dnbd attach --driver socket --socket /tmp/films.sock films",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
 				return usagef("name the image, and perhaps the device to make: IMAGE [DEVICE]")
@@ -73,6 +74,8 @@ func attachCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.cache, "cache", "", "keep blocks in `FILE`, over restarts too (default: in memory)")
 	f.Var(&o.cacheSize, "cache-size", "make the cache this large (default: 64 MiB in memory, or as the file is)")
+	f.StringVar(&o.cow, "cow", "", "let the device be written to, and keep that in `FILE`, over restarts too; mem keeps it in memory\n"+
+		"until the device is detached")
 	f.StringVar(&o.driver, "driver", attach.Auto, "attach by `DRIVER`: fuse, which makes a block device and needs root, socket, or auto")
 	f.StringVar(&o.socket, "socket", "", "make the socket at `PATH` (default: named after the image, in "+control.Dir()+"/nbd)")
 	f.DurationVar(&o.ioTimeout, "io-timeout", 0, "let reads, and this command, fail when no server answers for this long, such as 30s (default: wait)")
@@ -111,8 +114,8 @@ func (o *attachOptions) check(cmd *cobra.Command) error {
 	if !slices.Contains(names, o.driver) {
 		return usagef("--driver %s: there are %s", o.driver, strings.Join(names, ", "))
 	}
-	for _, path := range []*string{&o.device, &o.cache, &o.socket} {
-		if *path == "" {
+	for _, path := range []*string{&o.device, &o.cache, &o.cow, &o.socket} {
+		if *path == "" || path == &o.cow && o.cow == cowMemory {
 			continue
 		}
 		absolute, err := filepath.Abs(*path)

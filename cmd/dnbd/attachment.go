@@ -16,6 +16,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/internal/attach"
 	"github.com/dnbd/dnbd/internal/cache"
 	"github.com/dnbd/dnbd/internal/client"
@@ -28,6 +29,7 @@ type attachment struct {
 	target  target.Target
 	network client.Network
 	client  *client.Client
+	overlay *overlaid // nil where the device can only be read
 	device  attach.Attachment
 	uri     string
 	started time.Time
@@ -77,7 +79,15 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 		return errors.Join(err, keep.Close())
 	}
 	defer func() { err = errors.Join(err, a.client.Close()) }()
-	a.device, err = driver.Attach(ctx, a.client, attach.Options{
+	var dev block.Device = a.client
+	if a.overlay, err = o.openOverlay(ctx, a.client, o.image); err != nil {
+		return err
+	}
+	if a.overlay != nil {
+		dev = a.overlay
+		defer func() { err = a.overlay.end(o.cow == cowMemory, err) }()
+	}
+	a.device, err = driver.Attach(ctx, dev, attach.Options{
 		Device: o.device, Socket: o.socket, Name: offer.Descriptor.Name, Log: log,
 	})
 	if err != nil {
@@ -203,7 +213,7 @@ func (a *attachment) status() control.Status {
 	a.mu.Unlock()
 	st := &control.Attachment{
 		Device: a.device.Path(), Driver: a.device.Driver(), URI: a.uri, Target: a.target.String(),
-		Image: imageStatus(a.client.Descriptor()), Waiting: s.Waiting,
+		Image: imageStatus(a.client.Descriptor()), Waiting: s.Waiting, Overlay: a.overlay.status(),
 		Cache: control.Cache{
 			File: file, Capacity: int64(s.Cache.Slots) * int64(s.Cache.SlotSize), Used: s.Cache.Bytes, Hits: s.Cache.Hits,
 			Misses: s.Cache.Misses, Replaced: s.Cache.Replaced, Bad: s.Cache.Bad,

@@ -21,6 +21,7 @@ import (
 	"github.com/dnbd/dnbd/internal/layer/delay"
 	"github.com/dnbd/dnbd/internal/layer/inject"
 	"github.com/dnbd/dnbd/internal/layer/limit"
+	"github.com/dnbd/dnbd/internal/layer/overlay"
 	"github.com/dnbd/dnbd/internal/layer/readahead"
 	"github.com/dnbd/dnbd/internal/layer/trace"
 	"github.com/dnbd/dnbd/internal/size"
@@ -118,16 +119,11 @@ func (f *layerFlags) export(ctx context.Context, x nbd.Export, d block.Device, l
 		}
 		return x, d.Close, nil
 	}
-	path := filepath.Join(f.cow, x.Name+".cow")
-	scratch, err := file.Create(path, cow.KeptSize(d.Size()))
+	over, err := openOverlay(ctx, d, filepath.Join(f.cow, x.Name+".cow"), overlay.Base{Name: x.Name, Size: d.Size()})
 	if err != nil {
 		return x, nil, errors.Join(fmt.Errorf("--cow: %w", err), d.Close())
 	}
-	kept, err := cow.Kept(ctx, d, scratch)
-	if err != nil {
-		return x, nil, errors.Join(fmt.Errorf("--cow: %s: %w", path, err), scratch.Close(), d.Close())
-	}
-	d = f.above(kept, log)
+	d = f.above(over, log)
 	x.Device = d
 	return x, func() error {
 		// Without this a server that is told to stop would lose what a crash may lose.

@@ -133,6 +133,9 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 	}
 	fmt.Fprintf(b, "  cache     %s of %s used, in %s; %d hits, %d misses, %d replaced, %d bad\n", size.Format(a.Cache.Used),
 		size.Format(a.Cache.Capacity), in, a.Cache.Hits, a.Cache.Misses, a.Cache.Replaced, a.Cache.Bad)
+	if o := a.Overlay; o != nil {
+		fmt.Fprintf(b, "  overlay   %s written and %s made zero, in %s\n", size.Format(o.Data), size.Format(o.Zero), o.File)
+	}
 	t := a.Traffic
 	fmt.Fprintf(b, "  read      %s by programs, %d reads failed, %d blocks are waited for\n", bytesOf(t.Read), t.Errors, a.Waiting)
 	fmt.Fprintf(b, "  received  %s asked for, %s overheard, %s repaired, %s duplicate\n", bytesOf(t.Wanted), bytesOf(t.Overheard),

@@ -21,7 +21,7 @@ type Driver interface {
 	Name() string
 	// Available returns nil, or why the driver cannot be used by this process on this machine.
 	Available() error
-	// Attach makes dev usable and returns when it is. dev must stay open until the attachment is closed; the driver does not
+	// Attach makes dev usable, and writable if it can be written to and flushed, and returns when it is. dev must stay open until the attachment is closed; the driver does not
 	// close it. When ctx ends before it is done Attach may give up. After an error nothing is left behind.
 	Attach(ctx context.Context, dev block.Device, o Options) (Attachment, error)
 }

@@ -39,6 +39,15 @@ type Attachment struct {
 	Cache    Cache     `json:"cache"`         //
 	Traffic  Traffic   `json:"traffic"`       //
 	Replicas []Replica `json:"replicas"`      // the servers that have the image
+	// Overlay is set where the device can be written to.
+	Overlay *Overlay `json:"overlay,omitempty"`
+}
+
+// Overlay is what keeps the writes to an attachment.
+type Overlay struct {
+	File string `json:"file"`
+	Data int64  `json:"data"` // bytes of blocks that were written
+	Zero int64  `json:"zero"` // bytes of blocks that were made zero, which take no space
 }
 
 // Cache is what keeps an attachment's blocks.

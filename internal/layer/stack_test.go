@@ -20,6 +20,7 @@ import (
 	"github.com/dnbd/dnbd/internal/layer/delay"
 	"github.com/dnbd/dnbd/internal/layer/inject"
 	"github.com/dnbd/dnbd/internal/layer/limit"
+	"github.com/dnbd/dnbd/internal/layer/overlay"
 	"github.com/dnbd/dnbd/internal/layer/readahead"
 	"github.com/dnbd/dnbd/internal/layer/trace"
 )
@@ -37,11 +38,18 @@ var layers = map[string]func(t *testing.T, d block.Device) block.Device{
 		return trace.New(d, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	},
 	"cow": func(t *testing.T, d block.Device) block.Device {
-		c, err := cow.Kept(t.Context(), d, blocktest.NewDisk(cow.KeptSize(d.Size())))
+		c, err := cow.Temporary(d, blocktest.NewDisk(d.Size()))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c
+	},
+	"overlay": func(t *testing.T, d block.Device) block.Device {
+		o, err := overlay.Open(t.Context(), d, blocktest.NewDisk(overlay.Size(d.Size())), overlay.Base{Size: d.Size()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
 	},
 }
 
@@ -63,12 +71,15 @@ func TestLayersStackInAnyOrder(t *testing.T) {
 	}
 }
 
+// copies says whether a layer writes elsewhere than to the device below.
+func copies(layer string) bool { return layer == "cow" || layer == "overlay" }
+
 func TestOnlyCopyOnWriteMakesADeviceWritable(t *testing.T) {
 	data := bytes.Repeat([]byte("only read"), 20_000)
 	for name, layer := range layers {
 		d := layer(t, blocktest.NewMemory(data))
 		defer d.Close()
-		if writable := block.Has(d)&block.CanWrite != 0; writable != (name == "cow") {
+		if writable := block.Has(d)&block.CanWrite != 0; writable != copies(name) {
 			t.Errorf("%s over a device that can only be read can be written to: %v", name, writable)
 		}
 	}
@@ -77,7 +88,7 @@ func TestOnlyCopyOnWriteMakesADeviceWritable(t *testing.T) {
 // What was forced through all layers is on the disk.
 func TestLayersForceAndFlush(t *testing.T) {
 	for name, layer := range layers {
-		if name == "cow" {
+		if copies(name) {
 			continue // it writes elsewhere
 		}
 		disk := blocktest.NewDisk(size)

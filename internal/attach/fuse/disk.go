@@ -28,11 +28,12 @@ const (
 // disk is a file system with one file, the bytes of a device.
 type disk struct {
 	fuse.RawFileSystem // answers ENOSYS to everything that is not below
-	dev                block.Device
+	dev                block.Lower
+	writable           bool
 	size               int64 // of the file, in bytes
 	made               time.Time
 
-	// ctx ends when all reads are to fail; cancel ends it.
+	// ctx ends when all requests are to fail; cancel ends it.
 	ctx    context.Context
 	cancel context.CancelFunc
 }
@@ -40,7 +41,8 @@ type disk struct {
 func newDisk(dev block.Device) *disk {
 	d := &disk{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		dev:           dev,
+		dev:           block.Lower{Device: dev},
+		writable:      writable(dev),
 		size:          fileSize(dev.Size()),
 		made:          time.Now(),
 	}
@@ -68,6 +70,9 @@ func (d *disk) attributes(node uint64, a *fuse.Attr) fuse.Status {
 		*a = fuse.Attr{Mode: syscall.S_IFDIR | 0o500, Nlink: 2}
 	case diskNode:
 		*a = fuse.Attr{Mode: syscall.S_IFREG | 0o400, Nlink: 1, Size: uint64(d.size), Blocks: uint64(d.size / 512)}
+		if d.writable {
+			a.Mode |= 0o200
+		}
 	default:
 		return fuse.ENOENT
 	}
@@ -94,11 +99,11 @@ func (d *disk) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut)
 	return d.attributes(in.NodeId, &out.Attr)
 }
 
-// Open implements fuse.RawFileSystem. The kernel may keep pages of the file for ever, since it never changes: what is
-// mounted from the file itself uses them, the loop device does not. A process that asks for direct reads waits for the
+// Open implements fuse.RawFileSystem. The kernel may keep pages of the file for ever, since it changes by nothing but what the
+// kernel writes: what is mounted from the file itself uses them, the loop device does not. A process that asks for direct reads waits for the
 // bytes in the kernel; only with direct opens can it be interrupted then.
 func (d *disk) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY && !d.writable {
 		return fuse.EROFS
 	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
@@ -140,10 +145,8 @@ func (d *disk) Read(interrupted <-chan struct{}, in *fuse.ReadIn, buf []byte) (f
 	within := int(min(max(d.dev.Size()-off, 0), int64(len(buf))))
 	clear(buf[within:])
 
-	ctx, cancel := context.WithCancel(d.ctx)
-	defer cancel()
-	stop := context.AfterFunc(&fuse.Context{Cancel: interrupted}, cancel)
-	defer stop()
+	ctx, over := d.request(interrupted)
+	defer over()
 	if err := d.dev.ReadAt(ctx, buf[:within], off); err != nil {
 		return nil, status(err)
 	}

@@ -12,12 +12,19 @@
 //
 // # Leftovers
 //
-// When this process is killed the kernel fails all reads, and the mount, the loop device and the link remain. Each
+// When this process is killed the kernel fails all reads and writes, and the mount, the loop device and the link remain. Each
 // attachment has a directory with a lock that dies with its process; the next attachment of the same device, of whatever
 // image, finds the lock free, and removes what is left.
+//
+// # Writing
+//
+// A device that can be written to and flushed is attached so: the loop device makes of flushes and forced writes an fsync of
+// the file, and of discards and zeroes holes in it. When the last one who has the loop device open closes it the kernel
+// has written all that it kept back; so at a detach there is nothing of that left.
 //
 // # Sizes
 //
 // A loop device has whole sectors of 512 bytes. The device of an image that has not is larger than the image, up to the
-// next multiple of 4096 bytes; what is beyond the image's end reads as zeroes.
+// next multiple of 4096 bytes; what is beyond the image's end reads as zeroes, and takes
+// no others.
 package fuse

@@ -92,11 +92,12 @@ func (d *Driver) attach(dev block.Device, o attach.Options) (_ attach.Attachment
 	if err := os.MkdirAll(a.claim.mountPoint(), 0o700); err != nil {
 		return nil, err
 	}
-	if a.mount, err = mountDisk(newDisk(dev), a.claim.mountPoint(), "dnbd:"+o.Name, o.Log); err != nil {
+	disk := newDisk(dev)
+	if a.mount, err = mountDisk(disk, a.claim.mountPoint(), "dnbd:"+o.Name, o.Log); err != nil {
 		return nil, err
 	}
 	a.done = a.mount.done
-	if a.loop, err = attachLoop(a.claim.diskPath()); err != nil {
+	if a.loop, err = attachLoop(a.claim.diskPath(), disk.writable); err != nil {
 		return nil, err
 	}
 	if err := a.claim.link(a.loop); err != nil {

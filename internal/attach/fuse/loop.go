@@ -26,10 +26,14 @@ const (
 // loop is the path of a loop device, such as /dev/loop3.
 type loop string
 
-// attachLoop connects a free loop device to the file at path, for reading only.
-func attachLoop(path string) (loop, error) {
+// attachLoop connects a free loop device to the file at path, for reading only unless writable.
+func attachLoop(path string, writable bool) (loop, error) {
+	mode := unix.O_RDONLY
+	if writable {
+		mode = unix.O_RDWR
+	}
 	// Not os.Open: it would ask the file whether it can be polled, which is a question to ourselves.
-	file, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	file, err := unix.Open(path, mode|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("open %s: %w", path, err)
 	}
@@ -46,7 +50,7 @@ func attachLoop(path string) (loop, error) {
 			return "", fmt.Errorf("find a free loop device: %w", err)
 		}
 		l := loop(fmt.Sprintf("/dev/loop%d", number))
-		err = l.configure(file, path)
+		err = l.configure(file, path, mode)
 		if !errors.Is(err, unix.EBUSY) {
 			return l, err
 		}
@@ -54,9 +58,9 @@ func attachLoop(path string) (loop, error) {
 	return "", errors.New("find a free loop device: others take them all")
 }
 
-// configure connects the loop device to file. It fails with EBUSY when somebody was faster.
-func (l loop) configure(file int, path string) error {
-	fd, err := unix.Open(string(l), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// configure connects the loop device to file, which is open in that mode. It fails with EBUSY when somebody was faster.
+func (l loop) configure(file int, path string, mode int) error {
+	fd, err := unix.Open(string(l), mode|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", l, err)
 	}
@@ -66,7 +70,10 @@ func (l loop) configure(file int, path string) error {
 		// Blocks of 4096 bytes would be a little cheaper, and no file system with smaller ones could be mounted.
 		Size: sector,
 		// Direct, so that the kernel keeps the bytes once, for the loop device, and not for the file too.
-		Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_DIRECT_IO},
+		Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_DIRECT_IO},
+	}
+	if mode == unix.O_RDONLY {
+		config.Info.Flags |= unix.LO_FLAGS_READ_ONLY
 	}
 	copy(config.Info.File_name[:len(config.Info.File_name)-1], path)
 	if err := unix.IoctlLoopConfigure(fd, &config); err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// maxRead is the largest read that the kernel sends, in bytes: the most that it allows (256 pages).
+	// maxRead is the largest read, and write, that the kernel sends, in bytes: the most that it allows (256 pages).
 	maxRead = 1 << 20
 	// maxBackground is how many reads the kernel has under way at once. The loop device's are all in the background. With
 	// reads of maxRead this bounds the memory of answers to 64 MiB; with reads of 4 KiB it hides a server's distance.
@@ -44,7 +44,10 @@ func mountDisk(d *disk, dir, source string, log *slog.Logger) (*mount, error) {
 		return nil, fmt.Errorf("open /dev/fuse: %w", err)
 	}
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,max_read=%d", fd, maxRead)
-	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
+	var flags uintptr = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
+	if !d.writable {
+		flags |= unix.MS_RDONLY
+	}
 	if err := unix.Mount(source, dir, mountType, flags, options); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount FUSE on %s: %w", dir, err), unix.Close(fd))
 	}

@@ -2,13 +2,10 @@ package cow
 
 import "math/bits"
 
-// bitmap has a bit for each block. On disk its words are little-endian.
+// bitmap has a bit for each block.
 type bitmap []uint64
 
 func newBitmap(n int64) bitmap { return make(bitmap, (n+63)/64) }
-
-// page returns the words of a page of the bitmap on disk.
-func (m bitmap) page(i int64) bitmap { return m[i*pageBits/64:][:pageBits/64] }
 
 func (m bitmap) has(i int64) bool { return m[i/64]>>(i%64)&1 != 0 }
 

@@ -3,7 +3,6 @@ package cow
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -50,15 +49,6 @@ func full(t *testing.T, n int64) *blocktest.Disk {
 	return d
 }
 
-func openKept(t *testing.T, base, scratch block.Device) *Device {
-	t.Helper()
-	d, err := Kept(t.Context(), base, scratch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
 func openTemporary(t *testing.T, base, scratch block.Device) *Device {
 	t.Helper()
 	d, err := Temporary(base, scratch)
@@ -71,12 +61,6 @@ func openTemporary(t *testing.T, base, scratch block.Device) *Device {
 func TestTemporaryConforms(t *testing.T) {
 	blocktest.ConformWritable(t, func(t *testing.T) block.Device {
 		return openTemporary(t, blocktest.NewMemory(baseBytes()), full(t, size))
-	})
-}
-
-func TestKeptConforms(t *testing.T) {
-	blocktest.ConformWritable(t, func(t *testing.T) block.Device {
-		return openKept(t, sparse(t, baseBytes()), blocktest.NewDisk(KeptSize(size)))
 	})
 }
 
@@ -219,42 +203,5 @@ func TestAScratchThatDoesNotFitIsRefused(t *testing.T) {
 	}
 	if _, err := Temporary(base, blocktest.NewMemory(make([]byte, size))); err == nil {
 		t.Error("a scratch that cannot be written to was taken")
-	}
-	for name, c := range map[string]struct {
-		spoil func(h []byte)
-		want  error
-	}{
-		"foreign":   {func(h []byte) { copy(h, "QFI\xfb") }, ErrFormat},
-		"damaged":   {func(h []byte) { h[30] ^= 1 }, ErrDamaged},
-		"newer":     {func(h []byte) { h[16]++; sign(h) }, ErrVersion},
-		"coarser":   {func(h []byte) { h[21]++; sign(h) }, ErrVersion},
-		"another's": {func(h []byte) { h[24]++; sign(h) }, ErrMismatch},
-	} {
-		scratch := blocktest.NewDisk(KeptSize(size))
-		h := header(size)
-		c.spoil(h)
-		if err := scratch.WriteAt(t.Context(), h, 0, false); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Kept(t.Context(), base, scratch); !errors.Is(err, c.want) {
-			t.Errorf("%s: %v, want %v", name, err, c.want)
-		}
-		got := make([]byte, headerSize)
-		if err := scratch.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, h) {
-			t.Errorf("%s: it was written to, %v", name, err)
-		}
-	}
-}
-
-func sign(h []byte) { binary.LittleEndian.PutUint32(h[checksumAt:], checksum(h)) }
-
-func TestHeaderHasTheBytesOfItsFormat(t *testing.T) {
-	want := append([]byte("dnbd overlay\r\n\x1a\n"), 1, 0, 0, 0, 0, 16, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0)
-	h := header(512)
-	if !bytes.Equal(h[:32], want) || len(h) != 4096 {
-		t.Errorf("%d bytes, beginning\n% x, want\n% x", len(h), h[:32], want)
-	}
-	if err := validate(h, 512); err != nil {
-		t.Error(err)
 	}
 }

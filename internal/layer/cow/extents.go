@@ -11,12 +11,12 @@ func (d *Device) Extents(ctx context.Context, off, n int64, yield func(n int64, 
 	m := merger{yield: yield}
 	for n > 0 && !m.stopped {
 		overlay, run := d.run(off, n)
-		from, at := d.base, off
+		from := d.base
 		if overlay {
-			from, at = d.scratch, d.data+off
+			from = d.scratch
 		}
 		left := run
-		err := from.Extents(ctx, at, run, func(n int64, hole, zero bool) bool {
+		err := from.Extents(ctx, off, run, func(n int64, hole, zero bool) bool {
 			n = min(n, left)
 			left -= n
 			return m.add(n, hole, zero) && left > 0
