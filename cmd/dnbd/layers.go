@@ -127,7 +127,7 @@ func (f *layerFlags) export(ctx context.Context, x nbd.Export, d block.Device, l
 	x.Device = d
 	return x, func() error {
 		// Without this a server that is told to stop would lose what a crash may lose.
-		err := kept.Flush(context.WithoutCancel(ctx))
+		err := over.Flush(context.WithoutCancel(ctx))
 		return errors.Join(err, d.Close())
 	}, nil
 }
