@@ -40,6 +40,7 @@ build: ## the one program, bin/dnbd, static, with its other names beside it
 test: ## all tests; installs the Debian packages that they need
 	scripts/install-deps.sh test
 	-scripts/fetch-kernels.sh
+	-scripts/build-userland.sh
 	$(GO) vet ./...
 	@failed=; \
 	$(GO) test -race -timeout 8m $$($(GO) list ./... | grep -v -e /cmd/ -e /e2e -e /internal/sim) || failed=1; \
@@ -50,6 +51,7 @@ test: ## all tests; installs the Debian packages that they need
 test-vm: ## the tests in virtual machines alone, with the kernels of Debian 12 and its backports
 	scripts/install-deps.sh test
 	scripts/fetch-kernels.sh
+	scripts/build-userland.sh
 	$(GO) test -count 1 -timeout 10m -v ./e2e/vm/...
 
 vm: ## a shell in a virtual machine; KERNEL=bookworm for Linux 6.1, IMAGE=FILE to serve one to it
@@ -74,6 +76,7 @@ cross: ## build for other systems
 race: ## all tests with the race detector
 	scripts/install-deps.sh test
 	-scripts/fetch-kernels.sh
+	-scripts/build-userland.sh
 	$(GO) test -race -timeout 30m ./...
 
 fuzz: ## each fuzz target for FUZZTIME, 60s unless set
