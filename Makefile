@@ -24,9 +24,9 @@ PLAIN = ./cmd/... ./e2e ./e2e/lab ./internal/sim/...
 SYSTEMS = linux/arm64 linux/386 darwin/arm64 freebsd/amd64 windows/amd64
 PORTABLE = ./block/... ./image/... ./nbd/... ./internal/... ./cmd/...
 
-DIRS = bench block cmd demo e2e image internal nbd
+DIRS = bench block boot cmd demo e2e image internal nbd
 
-.PHONY: all build test test-vm vm check lint cross race fuzz bench bench-nbd run man install clean help
+.PHONY: all build test test-vm vm check lint cross race fuzz bench bench-nbd run man install install-boot clean help
 
 all: build
 
@@ -107,8 +107,13 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-server
 	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
 
+install-boot: ## what makes initramfs-tools boot from a group, to /etc/initramfs-tools below DESTDIR
+	install -d $(DESTDIR)/etc/initramfs-tools/hooks $(DESTDIR)/etc/initramfs-tools/scripts
+	install boot/initramfs-tools/hooks/dnbd $(DESTDIR)/etc/initramfs-tools/hooks/
+	install -m 644 boot/initramfs-tools/scripts/dnbd $(DESTDIR)/etc/initramfs-tools/scripts/
+
 clean: ## remove what was built
 	rm -rf bin
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13

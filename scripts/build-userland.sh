@@ -39,7 +39,7 @@ trap 'rm -rf "$work"' EXIT
 
 # Nobody reads documentation there, and no disk is to be looked for.
 mmdebstrap --quiet --variant=minbase --mode=root \
-	--include=systemd-sysv,udev,dbus,kmod,iproute2,initramfs-tools,busybox \
+	--include=systemd-sysv,udev,dbus,kmod,iproute2,initramfs-tools,busybox,zstd \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/i18n/*' \
 	--customize-hook='chroot "$1" passwd -q -d root' \

@@ -1,8 +1,8 @@
 #!/bin/sh
 # fetch-kernels.sh: puts the kernels that VM tests boot into $XDG_CACHE_HOME/dnbd/kernels (~/.cache/dnbd/kernels), once.
 #
-# One directory for each suite of Debian below: vmlinux, which QEMU boots without unpacking it first; the modules, not compressed
-# and with modules.dep, as modules/; and release, what uname -r says. The packages come from the mirror that apt is configured
+# One directory for each suite of Debian below: vmlinux, which QEMU boots without unpacking it first; its config; the modules, not
+# compressed and with modules.dep, as modules/; and release, what uname -r says. The packages come from the mirror that apt is configured
 # with, by lists of their own: apt's configuration stays as it is. apt checks signatures. A directory that is there is complete and
 # left alone; remove it to have the kernel of today.
 set -eu
@@ -61,6 +61,7 @@ fetch() {
 	[ -d "root/lib/modules/$release" ] || release=$(ls root/lib/modules)
 	cp "root/boot/vmlinuz-$release" vmlinuz
 	unpack_vmlinuz
+	mv "root/boot/config-$release" config
 	find root/lib/modules -name '*.ko.xz' -exec xz -d {} +
 	depmod -b root "$release"
 	mv "root/lib/modules/$release" modules

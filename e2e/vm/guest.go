@@ -32,8 +32,8 @@ type Guest struct {
 	console *console
 	cmd     *exec.Cmd
 	keys    io.WriteCloser // of the console; nil if a terminal has it
-	agent   *rpc.Client
-	ended   chan struct{} // closed when QEMU has ended
+	agent   *rpc.Client    // nil if the guest has none
+	ended   chan struct{}  // closed when QEMU has ended
 
 	mu       sync.Mutex
 	expected bool // that it ends
@@ -42,7 +42,7 @@ type Guest struct {
 // bootTime is how long a guest may take until its agent answers. It takes 3 s when nothing else runs.
 const bootTime = 2 * time.Minute
 
-// Boot starts a guest and waits until it takes orders. It has ended when the test has; if that failed, the test's log has what was
+// Boot starts a guest and waits until it takes orders, which one with an initramfs of the caller's does not. It has ended when the test has; if that failed, the test's log has what was
 // on the console. A guest that ends unasked or whose kernel complains fails the test. Where no guest can be booted the test is
 // skipped, or, when DNBD_REQUIRE=1, failed.
 func (r *Rack) Boot(t testing.TB, k Kernel, o Options) *Guest {
@@ -91,6 +91,9 @@ func (r *Rack) Start(ctx context.Context, k Kernel, o Options) (*Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("boot %s: %w", what, err)
 	}
+	if g.agent == nil {
+		return g, nil
+	}
 	if err := g.connect(ctx, o); err != nil {
 		return g, fmt.Errorf("boot %s: %w", what, err)
 	}
@@ -113,16 +116,18 @@ func (r *Rack) start(k Kernel, m *modules, o Options, what string) (*Guest, erro
 	return g, nil
 }
 
-// launch starts QEMU, and waits until it is connected to the agent's socket.
+// launch starts QEMU, and waits until it is connected to the agent's socket if there is to be an agent.
 func (r *Rack) launch(g *Guest, kernel string, m *modules, o Options) error {
-	if err := r.initramfs(filepath.Join(g.dir, "initramfs"), m, o); err != nil {
-		return err
-	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(g.dir, "agent")})
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
+	if o.Initramfs == "" {
+		if err := r.initramfs(filepath.Join(g.dir, "initramfs"), m, o); err != nil {
+			return err
+		}
+	}
 	g.cmd = emulate(context.Background(), kernel, g.dir, o)
 	g.cmd.Stdout, g.cmd.Stderr = g.console, g.console
 	if o.Screen != nil {
@@ -142,6 +147,9 @@ func (r *Rack) launch(g *Guest, kernel string, m *modules, o Options) error {
 		listener.Close()
 		close(g.ended)
 	}()
+	if o.Initramfs != "" {
+		return nil
+	}
 	conn, err := listener.Accept()
 	if err != nil {
 		<-g.ended
@@ -170,6 +178,9 @@ func (g *Guest) connect(ctx context.Context, o Options) error {
 
 // call calls a method of the agent.
 func (g *Guest) call(ctx context.Context, method string, args, reply any) error {
+	if g.agent == nil {
+		return fmt.Errorf("guest with %s: %s: it has an initramfs without our agent", g.what, method)
+	}
 	call := g.agent.Go(agent.Name+"."+method, args, reply, make(chan *rpc.Call, 1))
 	select {
 	case <-call.Done:
@@ -210,8 +221,14 @@ func (g *Guest) Type(text string) error {
 // PowerOff switches the guest off, as its kernel does, and waits until it has ended.
 func (g *Guest) PowerOff(ctx context.Context) error {
 	g.expectEnd()
-	// There may be no answer.
-	g.agent.Go(agent.Name+".PowerOff", agent.Nothing{}, &agent.Nothing{}, make(chan *rpc.Call, 1))
+	// It may end before it has answered, which counts as done.
+	if err := g.call(ctx, "PowerOff", agent.Nothing{}, &agent.Nothing{}); err != nil {
+		select {
+		case <-g.ended:
+		default:
+			return err
+		}
+	}
 	return g.AwaitEnd(ctx)
 }
 

@@ -34,6 +34,16 @@ func (k Kernel) dir() (string, error) {
 	return filepath.Join(cache, "dnbd", "kernels", string(k)), nil
 }
 
+// Modules returns the directory on the host with the kernel's modules, which belongs at /lib/modules/RELEASE, and that release.
+func (k Kernel) Modules() (dir, release string, err error) {
+	at, err := k.dir()
+	if err != nil {
+		return "", "", err
+	}
+	text, err := os.ReadFile(filepath.Join(at, "release"))
+	return filepath.Join(at, "modules"), strings.TrimSpace(string(text)), err
+}
+
 // modules is the tree of a kernel's modules.
 type modules struct {
 	release string              // what uname -r says
@@ -45,16 +55,12 @@ type modules struct {
 
 // modules reads what modules the kernel has.
 func (k Kernel) modules() (*modules, error) {
-	dir, err := k.dir()
-	if err != nil {
-		return nil, err
-	}
-	release, err := os.ReadFile(filepath.Join(dir, "release"))
+	dir, release, err := k.Modules()
 	if err != nil {
 		return nil, err
 	}
 	m := &modules{
-		release: strings.TrimSpace(string(release)), dir: filepath.Join(dir, "modules"),
+		release: release, dir: dir,
 		files: map[string]string{}, needs: map[string][]string{}, builtin: map[string]bool{},
 	}
 	err = eachLine(filepath.Join(m.dir, "modules.dep"), func(line string) {

@@ -23,6 +23,9 @@ type Options struct {
 	Files map[string]string
 	// Programs of the host are in the guest's /bin, with the libraries that they are linked to.
 	Programs []string
+	// Initramfs is a file of the host that is booted in place of ours. There is no agent then, and none of what is above: the guest is
+	// seen and typed to on its console, and sets up its network itself.
+	Initramfs string
 	// Lab is the network, and Host the guest's name there: one of Lab.VMs. Without a lab the guest has no network.
 	Lab  *lab.Lab
 	Host string
@@ -64,10 +67,13 @@ func emulate(ctx context.Context, kernel, dir string, o Options) *exec.Cmd {
 		"-accel", "tcg", "-cpu", "qemu64,-cx16",
 		"-m", fmt.Sprint(orElse(o.Memory, defaultMemory)), "-smp", fmt.Sprint(orElse(o.CPUs, 1)),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-		"-chardev", "socket,id=agent,path=" + filepath.Join(dir, "agent"), "-device", "virtio-serial-pci",
-		"-device", "virtserialport,chardev=agent,name=" + agent.Port,
-		"-kernel", kernel, "-initrd", filepath.Join(dir, "initramfs"),
-		"-append", command,
+		"-kernel", kernel, "-append", command,
+	}
+	if o.Initramfs != "" {
+		args = append(args, "-initrd", o.Initramfs)
+	} else {
+		args = append(args, "-initrd", filepath.Join(dir, "initramfs"), "-device", "virtio-serial-pci",
+			"-chardev", "socket,id=agent,path="+filepath.Join(dir, "agent"), "-device", "virtserialport,chardev=agent,name="+agent.Port)
 	}
 	for i, d := range o.Disks {
 		drive := fmt.Sprintf("if=none,format=raw,id=disk%d,file=%s", i, d.Path)
