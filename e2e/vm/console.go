@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -68,9 +69,15 @@ func (c *console) await(ctx context.Context, text string) error {
 	}
 }
 
-// complaint is what a kernel prints when it finds itself wrong, and when a task hangs.
+// complaint is what a kernel prints when it finds itself wrong, and when a task hangs. That a processor got stuck is not one: the
+// host may have had no time for it.
 var complaint = regexp.MustCompile(`(?m)^.*(?:Kernel panic|BUG: |Oops: |WARNING: |general protection fault|blocked for more than|` +
-	`soft lockup|rcu_.* detected stalls|Out of memory: ).*$`)
+	`Out of memory: ).*$`)
+
+// stuck is what looks like a complaint and is not.
+var stuck = regexp.MustCompile(`soft lockup`)
 
 // complaints are the lines with which the kernel says that something is wrong with it.
-func (c *console) complaints() []string { return complaint.FindAllString(c.String(), -1) }
+func (c *console) complaints() []string {
+	return slices.DeleteFunc(complaint.FindAllString(c.String(), -1), stuck.MatchString)
+}

@@ -184,7 +184,8 @@ func (g *Guest) call(ctx context.Context, method string, args, reply any) error 
 	call := g.agent.Go(agent.Name+"."+method, args, reply, make(chan *rpc.Call, 1))
 	select {
 	case <-call.Done:
-		if !errors.Is(call.Error, rpc.ErrShutdown) && !errors.Is(call.Error, io.ErrUnexpectedEOF) {
+		var said rpc.ServerError // by the agent; everything else is the end of the connection
+		if call.Error == nil || errors.As(call.Error, &said) {
 			return call.Error
 		}
 	case <-g.ended:
