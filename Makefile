@@ -45,14 +45,14 @@ test: ## all tests; installs the Debian packages that they need
 	@failed=; \
 	$(GO) test -race -timeout 8m $$($(GO) list ./... | grep -v -e /cmd/ -e /e2e -e /internal/sim) || failed=1; \
 	$(GO) test -timeout 8m $(PLAIN) || failed=1; \
-	$(GO) test -timeout 10m ./e2e/vm/... || failed=1; \
+	$(GO) test -timeout 20m ./e2e/vm/... || failed=1; \
 	[ -z "$$failed" ]
 
 test-vm: ## the tests in virtual machines alone, with the kernels of Debian 12 and its backports
 	scripts/install-deps.sh test
 	scripts/fetch-kernels.sh
 	scripts/build-userland.sh
-	$(GO) test -count 1 -timeout 10m -v ./e2e/vm/...
+	$(GO) test -count 1 -timeout 20m -v ./e2e/vm/...
 
 vm: ## a shell in a virtual machine; KERNEL=bookworm for Linux 6.1, IMAGE=FILE to serve one to it
 	scripts/install-deps.sh vm
@@ -106,6 +106,8 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-client
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-server
 	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 644 boot/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
 
 install-boot: ## what makes initramfs-tools boot from a group, to /etc/initramfs-tools below DESTDIR
 	install -d $(DESTDIR)/etc/initramfs-tools/hooks $(DESTDIR)/etc/initramfs-tools/scripts
