@@ -1,0 +1,260 @@
+//go:build linux && (amd64 || arm64 || loong64 || riscv64)
+
+package ublk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// grace is how long Close lets requests complete before it ends their context.
+	grace = 2 * time.Second
+	// dying is how long Resume waits for the disk's last process to be gone, which is told to end when it is called.
+	dying = 10 * time.Second
+	// dyingLook is the time between two looks.
+	dyingLook = 5 * time.Millisecond
+)
+
+// Disk is a block device that this process serves. Its methods may be called from many goroutines at once.
+type Disk struct {
+	info   Info
+	device Device
+	can    capabilities
+	char   *os.File // the device that requests come by; no other process can open it
+
+	// ctx is that of the requests.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	queues  []*queue
+	started bool // the queues have threads
+	done    chan struct{}
+	err     error // of the queues; read it after done
+
+	closing sync.Mutex // held by Close
+	closed  bool
+}
+
+// New makes a disk and serves it until Close. When ctx ends before the disk can be used New gives up: the kernel reads the
+// partition table first, and that may take its time.
+func New(ctx context.Context, c Config) (*Disk, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("make a disk: %w", err)
+	}
+	ctl, err := openControl()
+	if err != nil {
+		return nil, fmt.Errorf("make a disk: %w", err)
+	}
+	defer ctl.close()
+	made, err := ctl.add(&c)
+	if err != nil {
+		return nil, fmt.Errorf("make a disk: %w", err)
+	}
+	d := newDisk(&c, Info{
+		ID: int(made.id), Queues: int(made.queues), Depth: int(made.depth), MaxIO: int(made.maxIO), Size: c.Device.Size(),
+	})
+	err = d.serve(ctx, ctl.start)
+	if err == nil {
+		return d, nil
+	}
+	d.cancel()
+	return nil, errors.Join(fmt.Errorf("make a disk: %w", err), ctl.stop(d.info.ID), d.release(), ctl.delete(d.info.ID))
+}
+
+// Resume gives a disk, which was made with Config.Recover and whose process died, to this process. What waits for the disk goes
+// on. Of c the device counts, which must have the size of the disk's and be able to do what that could; the rest is as it was.
+//
+// While a process still serves the disk Resume waits for it to end, for some seconds or until ctx ends.
+func Resume(ctx context.Context, id int, c Config) (*Disk, error) {
+	d, err := resume(ctx, id, c)
+	if err != nil {
+		return nil, fmt.Errorf("resume disk %d: %w", id, err)
+	}
+	return d, nil
+}
+
+func resume(ctx context.Context, id int, c Config) (*Disk, error) {
+	ctl, err := openControl()
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.close()
+	info, err := ctl.info(id)
+	if err != nil {
+		return nil, err
+	}
+	c.BlockSize, c.Queues, c.Depth, c.MaxIO = info.BlockSize, info.Queues, info.Depth, info.MaxIO
+	if c, err = c.withDefaults(); err != nil {
+		return nil, err
+	}
+	if !info.Recoverable {
+		return nil, errors.New("it was made without Config.Recover, and ended with its process")
+	}
+	if err := ctl.matches(id, &c); err != nil {
+		return nil, err
+	}
+	if err := ctl.startRecovery(ctx, id); err != nil {
+		return nil, err
+	}
+	d := newDisk(&c, info)
+	// From here on ctx does not count: what is left half done nobody can resume.
+	if err := d.serve(context.WithoutCancel(ctx), ctl.endRecovery); err != nil {
+		d.cancel()
+		for _, q := range d.queues {
+			q.quit()
+		}
+		return nil, errors.Join(err, d.release())
+	}
+	return d, nil
+}
+
+// matches returns an error unless a disk can be resumed with c.
+func (c *control) matches(id int, cfg *Config) error {
+	was, err := c.params(id)
+	if err != nil {
+		return err
+	}
+	is := cfg.params()
+	switch {
+	case was.basic.sectors != is.basic.sectors:
+		return fmt.Errorf("it has %d bytes, and the device %d: they are not the same", was.basic.sectors*sector, cfg.Device.Size())
+	case was.basic.attrs != is.basic.attrs || was.discard.maxSectors != is.discard.maxSectors || was.discard.maxZeroesSectors != is.discard.maxZeroesSectors:
+		return errors.New("its users were promised to read, write, flush, trim or zero what the device does not offer, or the other way round")
+	}
+	return nil
+}
+
+// startRecovery takes a disk away from its dead process.
+func (c *control) startRecovery(ctx context.Context, id int) error {
+	ctx, cancel := context.WithTimeout(ctx, dying)
+	defer cancel()
+	look := time.NewTicker(dyingLook)
+	defer look.Stop()
+	for {
+		err := c.do(cmdStartRecovery, id, nil, 0, 0)
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			info, err := c.info(id)
+			return errors.Join(fmt.Errorf("process %d still serves it: %w", info.PID, os.ErrExist), err)
+		case <-look.C:
+		}
+	}
+}
+
+// endRecovery lets a disk's users go on.
+func (c *control) endRecovery(id int) error {
+	return c.do(cmdEndRecovery, id, nil, 0, uint64(os.Getpid()))
+}
+
+func newDisk(c *Config, info Info) *Disk {
+	d := &Disk{info: info, device: c.Device, can: c.capabilities(), done: make(chan struct{})}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
+}
+
+// serve starts the queues and then the disk, with start.
+func (d *Disk) serve(ctx context.Context, start func(id int) error) (err error) {
+	if d.char, err = os.OpenFile(charPath(d.info.ID), os.O_RDWR, 0); err != nil {
+		return err
+	}
+	for id := range d.info.Queues {
+		q, err := newQueue(d, id)
+		if err != nil {
+			return err
+		}
+		d.queues = append(d.queues, q)
+	}
+	if err := d.startQueues(); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, d.cancel)
+	err = start(d.info.ID)
+	if !stop() {
+		err = errors.Join(ctx.Err(), err)
+	}
+	return err
+}
+
+// startQueues starts the threads of the queues, and done with them.
+func (d *Disk) startQueues() error {
+	d.started = true
+	ready, ended := make(chan error), make(chan error)
+	for _, q := range d.queues {
+		go func() { ended <- q.serve(ready) }()
+	}
+	go func() {
+		defer close(d.done)
+		for range d.queues {
+			if err := <-ended; err != nil {
+				d.err = errors.Join(d.err, err)
+			}
+		}
+	}()
+	var errs []error
+	for range d.queues {
+		errs = append(errs, <-ready)
+	}
+	return errors.Join(errs...)
+}
+
+// release gives back what a disk has whose queues have ended, or are about to.
+func (d *Disk) release() error {
+	var errs []error
+	if d.started {
+		<-d.done
+	}
+	for _, q := range d.queues {
+		errs = append(errs, q.release())
+	}
+	if d.char != nil {
+		errs = append(errs, d.char.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// ID is the disk's number.
+func (d *Disk) ID() int { return d.info.ID }
+
+// Path is where the disk is: /dev/ublkbN.
+func (d *Disk) Path() string { return blockPath(d.info.ID) }
+
+// Done is closed when the disk can no longer be used, because of Close or because somebody else has stopped it. Close is still
+// to be called then.
+func (d *Disk) Done() <-chan struct{} { return d.done }
+
+// Close stops and deletes the disk. It does not care whether somebody uses it: what is under way completes, or fails when that
+// takes longer than a few seconds, and everything later fails. A second Close does nothing.
+func (d *Disk) Close() error {
+	d.closing.Lock()
+	defer d.closing.Unlock()
+	if d.closed {
+		return nil
+	}
+	ctl, err := openControl()
+	if err != nil {
+		return fmt.Errorf("close disk %d: %w", d.info.ID, err)
+	}
+	defer ctl.close()
+	hurry := time.AfterFunc(grace, d.cancel)
+	err = ctl.stop(d.info.ID)
+	hurry.Stop()
+	if err != nil {
+		return err
+	}
+	d.cancel()
+	d.closed = true
+	// While it is open the disk cannot be another one of the same number.
+	err = ctl.delete(d.info.ID)
+	return errors.Join(err, d.release(), d.err)
+}
