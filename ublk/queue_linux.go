@@ -110,7 +110,7 @@ func (q *queue) serve(ready chan<- error) error {
 	for tag := range depth {
 		err = errors.Join(err, q.command(ring, cmdFetch, answer{tag: uint16(tag)}))
 	}
-	if err := errors.Join(err, ring.Read(q.wake, q.woken, wakeData), ring.Enter(0)); err != nil {
+	if err := errors.Join(err, ring.Read(q.wake, q.woken, 0, wakeData), ring.Enter(0)); err != nil {
 		ready <- err
 		return err
 	}
@@ -133,11 +133,13 @@ func (q *queue) serve(ready chan<- error) error {
 			return err
 		}
 		q.awake()
+		started := false
 		for c, ok := ring.Next(); ok; c, ok = ring.Next() {
 			switch {
 			case c.Data == wakeData:
-				err = ring.Read(q.wake, q.woken, wakeData)
+				err = ring.Read(q.wake, q.woken, 0, wakeData)
 			case c.Result == 0:
+				started = true
 				requests.Go(func() { q.handle(uint16(c.Data)) })
 			default:
 				fetching--
@@ -148,6 +150,11 @@ func (q *queue) serve(ready chan<- error) error {
 			if err != nil {
 				return err
 			}
+		}
+		if started {
+			// Requests that need nothing but the processor are answered before the thread sleeps: all of them are committed at
+			// once, and none has to wake it. That doubled the random reads of 4 KiB from memory.
+			runtime.Gosched()
 		}
 	}
 	return nil

@@ -4,13 +4,16 @@ package ublk
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dnbd/dnbd/ublk/internal/uring"
 )
 
 // This program is also the process that is killed: it serves a file as a disk when these variables tell it which.
@@ -207,22 +212,14 @@ func TestRequestsOfAnOrphanWait(t *testing.T) {
 	})
 	f := open(t, blockPath(s.id), os.O_RDONLY)
 	defer f.Close()
-	read := make(chan []byte)
-	go func() {
-		b := pages(4096)
-		if _, err := f.ReadAt(b, 8192); err != nil {
-			t.Error(err)
-		}
-		read <- b
-	}()
-	eventually(t, "the read waits", func() bool { return inFlight(t, s.id) > 0 })
+	read := waitingRead(t, f, 8192)
 	next, err := startServer(path, strconv.Itoa(s.id))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.cmd, s.stdin = next.cmd, next.stdin
-	if b := <-read; string(b) != string(random(1<<20, 3)[8192:8192+4096]) {
-		t.Error("the read got other bytes")
+	if r := <-read; r.err != nil || !bytes.Equal(r.bytes, random(1<<20, 3)[8192:8192+4096]) {
+		t.Errorf("the read got other bytes (%v)", r.err)
 	}
 	f.Close()
 	// A process that is told to end takes the disk with it.
@@ -232,19 +229,33 @@ func TestRequestsOfAnOrphanWait(t *testing.T) {
 	gone(t, s.id)
 }
 
-// inFlight is how many requests wait for the disk.
-func inFlight(t *testing.T, id int) int {
+// waitingRead reads from f on a thread of its own, and returns when it waits in the kernel.
+func waitingRead(t *testing.T, f *os.File, off int64) <-chan readResult {
 	t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/sys/block/ublkb%d/inflight", id))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for _, field := range strings.Fields(string(raw)) {
-		v, _ := strconv.Atoi(field)
-		n += v
-	}
-	return n
+	result, thread := make(chan readResult, 1), make(chan int)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		thread <- unix.Gettid()
+		b := pages(4096)
+		_, err := f.ReadAt(b, off)
+		result <- readResult{b, err}
+	}()
+	stat := fmt.Sprintf("/proc/self/task/%d/stat", <-thread)
+	eventually(t, "the read waits", func() bool {
+		raw, err := os.ReadFile(stat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, fields, _ := strings.Cut(string(raw), ") ")
+		return strings.HasPrefix(fields, "D")
+	})
+	return result
+}
+
+type readResult struct {
+	bytes []byte
+	err   error
 }
 
 func TestDeletingAnOrphanFailsWhatWaits(t *testing.T) {
@@ -253,17 +264,12 @@ func TestDeletingAnOrphanFailsWhatWaits(t *testing.T) {
 	if err := s.kill(); err != nil {
 		t.Fatal(err)
 	}
-	failed := make(chan error)
-	go func() {
-		_, err := f.ReadAt(pages(4096), 0)
-		failed <- err
-	}()
-	eventually(t, "the read waits", func() bool { return inFlight(t, s.id) > 0 })
+	failed := waitingRead(t, f, 0)
 	if err := Delete(s.id); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-failed; !errors.Is(err, syscall.EIO) {
-		t.Errorf("the reader sees %v", err)
+	if r := <-failed; !errors.Is(r.err, syscall.EIO) {
+		t.Errorf("the reader sees %v", r.err)
 	}
 	f.Close()
 }
@@ -316,7 +322,7 @@ func TestADiskWithoutRecoverEndsWithItsProcess(t *testing.T) {
 	}
 }
 
-// BenchmarkRandomReads reads 4 KiB at random places of a disk whose process is another, 32 at a time.
+// BenchmarkRandomReads reads 4 KiB at random places of a disk whose process is another, so many at a time.
 func BenchmarkRandomReads(b *testing.B) {
 	need(b)
 	path := filepath.Join(b.TempDir(), "image")
@@ -328,24 +334,55 @@ func BenchmarkRandomReads(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	f, err := os.OpenFile(blockPath(s.id), os.O_RDONLY|unix.O_DIRECT, 0)
+	for _, depth := range []int{1, 32} {
+		b.Run(fmt.Sprintf("depth %d", depth), func(b *testing.B) {
+			f, err := os.OpenFile(blockPath(s.id), os.O_RDONLY|unix.O_DIRECT, 0)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			start := time.Now()
+			randomReads(b, f, size, depth)
+			b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "reads/s")
+		})
+	}
+	if err := errors.Join(s.stdin.Close(), s.cmd.Wait()); err != nil {
+		b.Error(err)
+	}
+}
+
+// randomReads does b.N reads of 4 KiB from the first size bytes of f.
+func randomReads(b *testing.B, f *os.File, size int64, depth int) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ring, err := uring.New(depth, uring.SingleIssuer|uring.DeferTaskrun)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.SetBytes(4096)
-	b.SetParallelism(32)
-	start := time.Now()
-	b.RunParallel(func(pb *testing.PB) {
-		buf := pages(4096)
-		for i := int64(time.Now().UnixNano()); pb.Next(); i += 7919 {
-			if _, err := f.ReadAt(buf, i*4096%size); err != nil {
-				b.Error(err)
-				return
+	defer ring.Close()
+	bufs := pages(depth * 4096)
+	r := rand.New(rand.NewPCG(1, 2))
+	read := func(slot uint64) {
+		if err := ring.Read(int(f.Fd()), bufs[slot*4096:][:4096], r.Int64N(size/4096)*4096, slot); err != nil {
+			b.Fatal(err)
+		}
+	}
+	asked := min(depth, b.N)
+	for slot := range asked {
+		read(uint64(slot))
+	}
+	for done := 0; done < b.N; {
+		if err := ring.Enter(1); err != nil {
+			b.Fatal(err)
+		}
+		for c, ok := ring.Next(); ok; c, ok = ring.Next() {
+			if c.Result != 4096 {
+				b.Fatalf("a read returned %d", c.Result)
+			}
+			if done++; asked < b.N {
+				asked++
+				read(c.Data)
 			}
 		}
-	})
-	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "reads/s")
-	if err := errors.Join(f.Close(), s.stdin.Close(), s.cmd.Wait()); err != nil {
-		b.Error(err)
 	}
 }

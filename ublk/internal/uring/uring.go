@@ -151,12 +151,13 @@ func (r *Ring) Command(fd int, op uint32, command []byte, data uint64) error {
 	return nil
 }
 
-// Read adds a read from fd to p, which must not be on a stack and stay where it is until the read completes.
-func (r *Ring) Read(fd int, p []byte, data uint64) error {
+// Read adds a read from fd at off to p, which must not be on a stack and stay where it is until the read completes.
+func (r *Ring) Read(fd int, p []byte, off int64, data uint64) error {
 	e, err := r.entry(opRead, fd, data)
 	if err != nil {
 		return err
 	}
+	*(*int64)(unsafe.Pointer(&e[8])) = off
 	*(*uint64)(unsafe.Pointer(&e[16])) = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p))))
 	*(*uint32)(unsafe.Pointer(&e[24])) = uint32(len(p))
 	return nil

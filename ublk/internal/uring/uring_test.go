@@ -49,7 +49,7 @@ func TestReadsComplete(t *testing.T) {
 		bufs := heap(3)
 		for round := range 10 { // around the queues' ends
 			for i := range bufs {
-				if err := r.Read(int(from.Fd()), bufs[i:i+1], uint64(i)); err != nil {
+				if err := r.Read(int(from.Fd()), bufs[i:i+1], 0, uint64(i)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -82,11 +82,11 @@ func TestAFullRingSaysSo(t *testing.T) {
 	r := open(t, 2, 0)
 	buf := heap(1)
 	for range 2 {
-		if err := r.Read(-1, buf, 7); err != nil {
+		if err := r.Read(-1, buf, 0, 7); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.Read(-1, buf, 7); !errors.Is(err, ErrFull) {
+	if err := r.Read(-1, buf, 0, 7); !errors.Is(err, ErrFull) {
 		t.Errorf("a third entry: %v", err)
 	}
 	if err := r.Enter(2); err != nil {
@@ -97,7 +97,7 @@ func TestAFullRingSaysSo(t *testing.T) {
 			t.Errorf("a read from no file: %+v, %v", c, ok)
 		}
 	}
-	if err := r.Read(-1, buf, 7); err != nil {
+	if err := r.Read(-1, buf, 0, 7); err != nil {
 		t.Errorf("after Enter: %v", err)
 	}
 }
