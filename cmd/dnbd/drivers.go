@@ -19,7 +19,7 @@ const (
 func drivers() []attach.Driver { return []attach.Driver{newDeviceDriver(), newSocketDriver()} }
 
 // newDeviceDriver is the driver that makes block devices.
-func newDeviceDriver() *fuse.Driver { return fuse.New(filepath.Join(control.Dir(), "fuse")) }
+func newDeviceDriver() *fuse.Driver { return fuse.New(filepath.Join(control.Dir(), "devices")) }
 
 // newSocketDriver is the driver that makes sockets, which works everywhere.
 func newSocketDriver() *socket.Driver { return socket.New(filepath.Join(control.Dir(), "nbd")) }
