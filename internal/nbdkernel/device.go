@@ -136,6 +136,12 @@ func (d Device) LimitRequests(most int64) error {
 	return os.WriteFile(path, []byte(strconv.FormatInt(most>>10, 10)), 0)
 }
 
+// SetReadAhead sets how many bytes the kernel reads ahead of programs that read sequentially.
+func (d Device) SetReadAhead(n int64) error {
+	path := filepath.Join(sysfs, filepath.Base(d.Path()), "queue", "read_ahead_kb")
+	return os.WriteFile(path, []byte(strconv.FormatInt(n>>10, 10)), 0)
+}
+
 // number reads a file with one number.
 func number(path string) (uint64, error) {
 	b, err := os.ReadFile(path)
