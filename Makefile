@@ -17,7 +17,7 @@ endif
 # In make test the race detector looks at the packages that have goroutines of their own. The simulator has none, and takes ten
 # times as long with it; the tests in namespaces run the real program, which is not built with it. make check has it
 # look at everything.
-PLAIN = ./cmd/... ./e2e/... ./internal/sim/...
+PLAIN = ./cmd/... ./e2e ./e2e/lab ./internal/sim/...
 
 # The program builds for all of these; what only one system has is in files that say so. Tests are looked at where there are
 # pipes and signals to test with.
@@ -26,7 +26,7 @@ PORTABLE = ./block/... ./image/... ./nbd/... ./internal/... ./cmd/...
 
 DIRS = bench block cmd demo e2e image internal nbd
 
-.PHONY: all build test check lint cross race fuzz bench bench-nbd run man install clean help
+.PHONY: all build test test-vm vm check lint cross race fuzz bench bench-nbd run man install clean help
 
 all: build
 
@@ -39,11 +39,23 @@ build: ## the one program, bin/dnbd, static, with its other names beside it
 
 test: ## all tests; installs the Debian packages that they need
 	scripts/install-deps.sh test
+	-scripts/fetch-kernels.sh
 	$(GO) vet ./...
 	@failed=; \
 	$(GO) test -race -timeout 8m $$($(GO) list ./... | grep -v -e /cmd/ -e /e2e -e /internal/sim) || failed=1; \
 	$(GO) test -timeout 8m $(PLAIN) || failed=1; \
+	$(GO) test -timeout 10m ./e2e/vm/... || failed=1; \
 	[ -z "$$failed" ]
+
+test-vm: ## the tests in virtual machines alone, with the kernels of Debian 12 and its backports
+	scripts/install-deps.sh test
+	scripts/fetch-kernels.sh
+	$(GO) test -count 1 -timeout 10m -v ./e2e/vm/...
+
+vm: ## a shell in a virtual machine; KERNEL=bookworm for Linux 6.1, IMAGE=FILE to serve one to it
+	scripts/install-deps.sh vm
+	scripts/fetch-kernels.sh
+	$(GO) run ./e2e/vm/play $(if $(KERNEL),-kernel $(KERNEL)) $(if $(IMAGE),-image $(IMAGE))
 
 check: lint cross race ## what a change has to pass: linters, other systems, all tests with the race detector
 
@@ -61,6 +73,7 @@ cross: ## build for other systems
 
 race: ## all tests with the race detector
 	scripts/install-deps.sh test
+	-scripts/fetch-kernels.sh
 	$(GO) test -race -timeout 30m ./...
 
 fuzz: ## each fuzz target for FUZZTIME, 60s unless set
