@@ -66,9 +66,16 @@ func (i ExportInfo) Flags() uint16 {
 		set  bool
 		flag uint16
 	}{
-		{i.ReadOnly, exportReadOnly}, {i.Flush, exportFlush}, {i.FUA, exportFUA}, {i.Rotational, exportRotational},
-		{i.Trim, exportTrim}, {i.WriteZeroes, exportWriteZeroes}, {i.DF, exportDF}, {i.MultiConn, exportMultiConn},
-		{i.Cache, exportCache}, {i.FastZero, exportFastZero},
+		{i.ReadOnly, exportReadOnly},
+		{i.Flush, exportFlush},
+		{i.FUA, exportFUA},
+		{i.Rotational, exportRotational},
+		{i.Trim, exportTrim},
+		{i.WriteZeroes, exportWriteZeroes},
+		{i.DF, exportDF},
+		{i.MultiConn, exportMultiConn},
+		{i.Cache, exportCache},
+		{i.FastZero, exportFastZero},
 	} {
 		if f.set {
 			flags |= f.flag

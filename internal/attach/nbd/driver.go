@@ -229,7 +229,7 @@ func (d *Driver) attach(ctx context.Context, o attach.Options, p plan) (_ attach
 		return a, nil
 	}
 	if err == nil && found {
-		err = clean(a.control, a.claim, left)
+		err = clean(a.control, a.claim, left, false)
 	}
 	if err != nil {
 		return nil, errors.Join(err, a.claim.Leave())

@@ -33,9 +33,9 @@ type link struct {
 	since time.Time
 	ended chan struct{} // closed when the connection has ended, and nothing is done for it any more
 
-	shut  func()       // ends the connection; it may be called again
-	taken func()       // called when the kernel has it
-	close func()       // gives back what the link has, after it ended
+	shut  func() // ends the connection; it may be called again
+	taken func() // called when the kernel has it
+	close func() // gives back what the link has, after it ended
 	rtt   func() time.Duration
 }
 

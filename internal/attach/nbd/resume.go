@@ -79,31 +79,39 @@ func (d *device) resume(left nbdkernel.Device, found bool, p plan) error {
 	return nil
 }
 
-// clean takes down what a dead process has left, unless it is in use.
-func clean(control *nbdkernel.Control, c *claim.Claim, left nbdkernel.Device) error {
-	holders, err := attach.Holders(c.Device(), left.Path())
-	if err != nil {
-		return err
-	}
-	if len(holders) > 0 {
-		return attach.Busy(c.Device(), holders)
+// clean takes down what a dead process has left, unless it is in use and force is false.
+func clean(control *nbdkernel.Control, c *claim.Claim, left nbdkernel.Device, force bool) error {
+	if !force {
+		holders, err := attach.Holders(c.Device(), left.Path())
+		if err != nil {
+			return err
+		}
+		if len(holders) > 0 {
+			return attach.Busy(c.Device(), holders)
+		}
 	}
 	return errors.Join(c.Unlink(), control.Disconnect(left.Index))
 }
 
 // Clean removes what a process that was killed has left of device, an absolute path, and says whether there was anything.
 // It is an error when a live process has attached the device, or when somebody still uses it.
-func (d *Driver) Clean(device string) (found bool, err error) {
+func (d *Driver) Clean(device string) (found bool, err error) { return d.clean(device, false) }
+
+// ForceClean is Clean for a device that somebody may use: what is under way, and whatever is asked of it later, fails.
+func (d *Driver) ForceClean(device string) (found bool, err error) { return d.clean(device, true) }
+
+func (d *Driver) clean(device string, force bool) (found bool, err error) {
 	if !claim.Exists(d.dir, driverName, device) {
 		return false, nil
 	}
-	if err := d.clean(device); err != nil {
+	if err := d.remove(device, force); err != nil {
 		return true, fmt.Errorf("detach %s: %w", device, err)
 	}
 	return true, nil
 }
 
-func (d *Driver) clean(device string) error {
+// remove removes what is left of device.
+func (d *Driver) remove(device string, force bool) error {
 	c, err := claim.Take(d.dir, driverName, device)
 	if err != nil {
 		return err
@@ -112,7 +120,7 @@ func (d *Driver) clean(device string) error {
 	if err == nil && found {
 		var control *nbdkernel.Control
 		if control, err = nbdkernel.Open(); err == nil {
-			err = errors.Join(clean(control, c, left), control.Close())
+			err = errors.Join(clean(control, c, left, force), control.Close())
 		}
 	}
 	if err == nil {

@@ -47,3 +47,6 @@ func (d *Driver) AttachRemote(_ context.Context, _ string, _ RemoteOptions, o at
 
 // Clean finds nothing: nothing was ever attached.
 func (d *Driver) Clean(string) (found bool, err error) { return false, nil }
+
+// ForceClean finds nothing, too.
+func (d *Driver) ForceClean(string) (found bool, err error) { return false, nil }
