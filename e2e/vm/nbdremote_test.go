@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/dnbd/dnbd/e2e/lab"
 	"github.com/dnbd/dnbd/e2e/vm"
@@ -127,5 +129,115 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 		fine(t, g, p)
 		t.Log(run(t, g, "dnbd", "status"))
 		run(t, g, "dnbd", "detach", "/dev/disk")
+	})
+}
+
+func TestAWritableDeviceOutlivesItsProcess(t *testing.T) {
+	need(t, "nbdkit")
+	t.Parallel()
+	for name, filters := range map[string][]string{
+		"served by the kernel": nil,
+		// Blocks larger than a page: no kernel can have them, so all goes through the process.
+		"through the process": {"--filter=blocksize-policy", "blocksize-minimum=8192", "blocksize-error-policy=error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEachKernel(t, func(t *testing.T, k vm.Kernel) {
+				vm.Need(t)
+				l := lab.ForTest(t, lab.Options{VMs: 1})
+				server := startForeign(t, l, 16<<20, filters...)
+				g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
+				attach := []string{"attach", "--driver", "nbd", "--timeout", "1s", server.uri(), "/dev/disk"}
+				run(t, g, "dnbd", attach...)
+				p, err := g.Start(within(t), "/load", "-time", "20s", "/dev/disk")
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range killRounds {
+					before := attachment(t, g)
+					await(t, "there is load", func() bool {
+						return attachment(t, g).Attachment.Kernel.Requests > before.Attachment.Kernel.Requests+50
+					})
+					if err := g.Signal(within(t), attachment(t, g).PID, syscall.SIGKILL); err != nil {
+						t.Fatal(err)
+					}
+					if _, err := g.Run(within(t), "dnbd", "attach", "--resume", "--driver", "nbd", "nbd://10.77.1.1/other", "/dev/disk"); err == nil {
+						t.Error("another export was taken for the one that is attached")
+					}
+					run(t, g, "dnbd", append([]string{"attach", "--resume"}, attach[1:]...)...)
+				}
+				fine(t, g, p)
+				t.Log(run(t, g, "dnbd", "status"))
+				run(t, g, "dnbd", "detach", "/dev/disk")
+			})
+		})
+	}
+}
+
+func TestAHungDeviceIsReleasedByForce(t *testing.T) {
+	need(t, "nbdkit")
+	t.Parallel()
+	onEachKernel(t, func(t *testing.T, k vm.Kernel) {
+		vm.Need(t)
+		l := lab.ForTest(t, lab.Options{VMs: 1})
+		server := startForeign(t, l, 64<<20)
+		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}})
+		for what, hang := range map[string]func(){
+			"server": func() { server.signal(syscall.SIGSTOP) },
+			"process": func() {
+				server.signal(syscall.SIGSTOP)
+				if err := g.Signal(within(t), attachment(t, g).PID, syscall.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+			},
+		} {
+			run(t, g, "dnbd", "attach", "--driver", "nbd", server.uri(), "/dev/disk")
+			hang()
+			// One that writes more than the buffers between here and the server hold, so that the kernel is stuck sending.
+			p, err := g.Start(within(t), "sh", "-c", "dd if=/dev/zero of=/dev/disk bs=1M count=60 oflag=direct; dd if=/dev/disk of=/dev/null iflag=direct count=1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			await(t, "requests wait", func() bool {
+				return strings.TrimSpace(run(t, g, "awk", "{print $9}", "/sys/block/nbd0/stat")) != "0"
+			})
+			begun := time.Now()
+			run(t, g, "dnbd", "detach", "--force", "/dev/disk")
+			if took := time.Since(begun); took > 20*time.Second { // of an emulated machine; what is measured is in the benchmarks
+				t.Errorf("%s hung: released after %v", what, took)
+			}
+			if _, err := p.Wait(within(t)); err == nil {
+				t.Errorf("%s hung: who used the device saw no error", what)
+			}
+			if stuck := run(t, g, "sh", "-c", "grep -l '^State:.D' /proc/[0-9]*/status || true"); stuck != "" {
+				t.Errorf("%s hung: in state D are %s", what, stuck)
+			}
+			t.Logf("%s hung: released after %v", what, time.Since(begun))
+			server.signal(syscall.SIGCONT)
+		}
+	})
+}
+
+func TestADeviceOfAnotherProgramIsLeftAlone(t *testing.T) {
+	need(t, "nbdkit", "nbd-client")
+	t.Parallel()
+	onEachKernel(t, func(t *testing.T, k vm.Kernel) {
+		vm.Need(t)
+		l := lab.ForTest(t, lab.Options{VMs: 1})
+		server := startForeign(t, l, 16<<20)
+		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Modules: []string{"nbd"}, Programs: []string{"nbd-client"}})
+		run(t, g, "nbd-client", server.addr, "/dev/nbd0")
+		if _, err := g.Run(within(t), "dnbd", "attach", "--driver", "nbd", server.uri(), "/dev/nbd0"); err == nil ||
+			!strings.Contains(err.Error(), "in use by another program") {
+			t.Errorf("attached where nbd-client is: %v", err)
+		}
+		run(t, g, "dnbd", "attach", "--driver", "nbd", server.uri(), "/dev/disk")
+		if kernel := attachment(t, g).Attachment.Kernel.Device; kernel != "/dev/nbd1" {
+			t.Errorf("attached as %s", kernel)
+		}
+		run(t, g, "dnbd", "detach", "/dev/disk")
+		if _, err := g.Run(within(t), "dnbd", "detach", "--force", "/dev/nbd0"); err == nil {
+			t.Error("the device of nbd-client was released")
+		}
+		run(t, g, "nbd-client", "-c", "/dev/nbd0")
 	})
 }
