@@ -38,6 +38,11 @@ type Options struct {
 	Socket string
 	// Name is what is attached, for people.
 	Name string
+	// ID tells the bytes of the device from any others, such as an image's id. A driver with Resume takes over only what was
+	// attached with the same.
+	ID string
+	// Times are the time limits of the device, for drivers that have them. What is 0 is the driver's choice.
+	Times Times
 	// Log is where the driver reports. nil means nowhere.
 	Log *slog.Logger
 }
