@@ -22,9 +22,9 @@ PLAIN = ./cmd/... ./e2e ./e2e/lab ./internal/sim/...
 # The program builds for all of these; what only one system has is in files that say so. Tests are looked at where there are
 # pipes and signals to test with.
 SYSTEMS = linux/arm64 linux/386 darwin/arm64 freebsd/amd64 windows/amd64
-PORTABLE = ./block/... ./image/... ./nbd/... ./internal/... ./cmd/...
+PORTABLE = ./block/... ./image/... ./nbd/... ./ublk/... ./internal/... ./cmd/...
 
-DIRS = bench block cmd demo e2e image internal nbd
+DIRS = bench block cmd demo e2e image internal nbd ublk
 
 .PHONY: all build test test-vm vm check lint cross race fuzz bench bench-nbd run man install clean help
 

@@ -27,6 +27,7 @@ type Disk struct {
 	info   Info
 	device Device
 	can    capabilities
+	made   time.Time
 	char   *os.File // the device that requests come by; no other process can open it
 
 	// ctx is that of the requests.
@@ -158,7 +159,7 @@ func (c *control) endRecovery(id int) error {
 }
 
 func newDisk(c *Config, info Info) *Disk {
-	d := &Disk{info: info, device: c.Device, can: c.capabilities(), done: make(chan struct{})}
+	d := &Disk{info: info, device: c.Device, can: c.capabilities(), made: time.Now(), done: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
@@ -232,6 +233,28 @@ func (d *Disk) Path() string { return blockPath(d.info.ID) }
 // Done is closed when the disk can no longer be used, because of Close or because somebody else has stopped it. Close is still
 // to be called then.
 func (d *Disk) Done() <-chan struct{} { return d.done }
+
+// Stats tells what the disk has done and is doing.
+func (d *Disk) Stats() (s Stats) {
+	now := int64(time.Since(d.made))
+	for _, q := range d.queues {
+		s.Requests += q.requests.Load()
+		s.Errors += q.errors.Load()
+		for i := range q.began {
+			if began := q.began[i].Load(); began > 0 {
+				s.Outstanding++
+				s.Oldest = max(s.Oldest, time.Duration(now-began))
+			}
+		}
+	}
+	return s
+}
+
+// Abort is Close without patience: what is under way fails at once.
+func (d *Disk) Abort() error {
+	d.cancel()
+	return d.Close()
+}
 
 // Close stops and deletes the disk. It does not care whether somebody uses it: what is under way completes, or fails when that
 // takes longer than a few seconds, and everything later fails. A second Close does nothing.

@@ -1,6 +1,9 @@
 package ublk
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // State is where a disk is in its life.
 type State uint16
@@ -53,3 +56,12 @@ func (i *Info) Path() string { return blockPath(i.ID) }
 func blockPath(id int) string { return fmt.Sprintf("/dev/ublkb%d", id) }
 
 func charPath(id int) string { return fmt.Sprintf("/dev/ublkc%d", id) }
+
+// Stats are what this process has done for a disk, and is doing.
+type Stats struct {
+	// Requests are those that were answered, and Errors those of them that failed.
+	Requests, Errors uint64
+	// Outstanding are the requests under way, and Oldest is the age of the oldest one.
+	Outstanding int
+	Oldest      time.Duration
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,11 @@ type queue struct {
 	descs   []descriptor // mapped, for reading
 	mapping []byte       // of descs
 	buffers []byte       // mapped; MaxIO for each tag
+
+	// What Stats tells: when each request that is under way began, in nanoseconds since the disk was made, and 0 for others; and
+	// how many were answered.
+	began            []atomic.Int64
+	requests, errors atomic.Uint64
 
 	wake int // an eventfd
 	// woken is where the thread reads wake to.
@@ -56,7 +62,7 @@ const wakeData = 1 << 32
 
 // newQueue makes the queue id of d, whose char device is open.
 func newQueue(d *Disk, id int) (_ *queue, err error) {
-	q := &queue{disk: d, id: uint16(id), wake: -1, woken: make([]byte, 8)}
+	q := &queue{disk: d, id: uint16(id), wake: -1, woken: make([]byte, 8), began: make([]atomic.Int64, d.info.Depth)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("set up queue %d: %w", id, err), q.release())

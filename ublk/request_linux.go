@@ -6,11 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 )
 
 // handle carries out the request tag and answers it.
 func (q *queue) handle(tag uint16) {
-	q.answer(answer{tag, q.carryOut(tag)})
+	q.began[tag].Store(max(1, int64(time.Since(q.disk.made))))
+	result := q.carryOut(tag)
+	q.began[tag].Store(0)
+	q.requests.Add(1)
+	if result < 0 {
+		q.errors.Add(1)
+	}
+	q.answer(answer{tag, result})
 }
 
 // carryOut carries out the request tag and returns its result.

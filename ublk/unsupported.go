@@ -40,5 +40,11 @@ func (d *Disk) Path() string { return "" }
 // Done is not called: there is no Disk.
 func (d *Disk) Done() <-chan struct{} { return nil }
 
+// Stats is not called: there is no Disk.
+func (d *Disk) Stats() Stats { return Stats{} }
+
+// Abort is not called: there is no Disk.
+func (d *Disk) Abort() error { return nil }
+
 // Close is not called: there is no Disk.
 func (d *Disk) Close() error { return nil }

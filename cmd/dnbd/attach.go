@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dnbd/dnbd/internal/attach"
+	"github.com/dnbd/dnbd/internal/attach/claim"
 	"github.com/dnbd/dnbd/internal/control"
 	"github.com/dnbd/dnbd/internal/size"
 	"github.com/dnbd/dnbd/internal/target"
@@ -78,7 +79,7 @@ func attachCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.cache, "cache", "", "keep blocks in `FILE`, over restarts too (default: in memory)")
 	f.Var(&o.cacheSize, "cache-size", "make the cache this large (default: 64 MiB in memory, or as the file is)")
-	f.StringVar(&o.driver, "driver", attach.Auto, "attach by `DRIVER`: nbd or fuse, which make a block device and need root, socket, or auto")
+	f.StringVar(&o.driver, "driver", attach.Auto, "attach by `DRIVER`: ublk, nbd or fuse, which make a block device and need root, socket, or auto, the best of these")
 	f.StringVar(&o.socket, "socket", "", "make the socket at `PATH` (default: named after the image, in "+control.Dir()+"/nbd)")
 	f.DurationVar(&o.ioTimeout, "io-timeout", 0, "let reads, and this command, fail when no server answers for this long, such as 30s (default: wait)")
 	f.DurationVar(&o.timeout, "timeout", 0, "with driver nbd, send a request again that was not answered for this long (default: 30s)")
@@ -139,6 +140,13 @@ func (o *attachOptions) candidates() []attach.Driver {
 	all := drivers()
 	if o.device != "" {
 		all = slices.DeleteFunc(all, func(d attach.Driver) bool { return d.Name() == socketDriver })
+	}
+	if o.resume {
+		for _, d := range all {
+			if claim.Exists(claims(), d.Name(), o.device) {
+				return []attach.Driver{d} // no other can take it over
+			}
+		}
 	}
 	return all
 }

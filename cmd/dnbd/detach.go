@@ -24,7 +24,7 @@ func detachCommand() *cobra.Command {
 		Long: "Take an attached device away again, and wait until its process is gone. DEVICE is its path, the path or URI of its\n" +
 			"socket, or the name of its image. A device that is in use is left alone, and its users are named. What a process\n" +
 			"that was killed has left behind is cleaned up.\n\n" +
-			"With --force a device of driver nbd goes whoever uses it, and even if it hangs: what is under way fails.",
+			"With --force a device of driver ublk or nbd goes whoever uses it, and even if it hangs: what is under way fails.",
 		Example:           "  dnbd detach /dev/dnbd0\n  dnbd detach debian-12",
 		Args:              deviceExpected,
 		ValidArgsFunction: completeDevices,

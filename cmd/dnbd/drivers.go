@@ -7,6 +7,7 @@ import (
 	"github.com/dnbd/dnbd/internal/attach/fuse"
 	kernelnbd "github.com/dnbd/dnbd/internal/attach/nbd"
 	"github.com/dnbd/dnbd/internal/attach/socket"
+	"github.com/dnbd/dnbd/internal/attach/ublk"
 	"github.com/dnbd/dnbd/internal/control"
 )
 
@@ -34,10 +35,21 @@ type deviceDriver interface {
 }
 
 // deviceDrivers are those that make block devices, the best first.
-func deviceDrivers() []deviceDriver { return []deviceDriver{newNBDDriver(), newFuseDriver()} }
+func deviceDrivers() []deviceDriver {
+	return []deviceDriver{newUblkDriver(), newNBDDriver(), newFuseDriver()}
+}
+
+// forcer is a deviceDriver that can clean up what is in use, too.
+type forcer interface {
+	// ForceClean is Clean for a device that somebody may use: what is under way, and whatever is asked of it later, fails.
+	ForceClean(device string) (found bool, err error)
+}
 
 // claims is where the drivers of block devices keep what tells them of one another.
 func claims() string { return filepath.Join(control.Dir(), "devices") }
+
+// newUblkDriver is the driver that uses the kernel's driver for block devices of processes.
+func newUblkDriver() *ublk.Driver { return ublk.New(claims()) }
 
 // newFuseDriver is the driver that nearly every kernel has what it takes for.
 func newFuseDriver() *fuse.Driver { return fuse.New(claims()) }

@@ -69,12 +69,12 @@ func killServer(socket string) error {
 func forceClean(ctx context.Context, path string) error {
 	limited, cancel := context.WithTimeout(ctx, dyingTime)
 	defer cancel()
-	found, err := newNBDDriver().ForceClean(path)
+	found, err := forceCleanDevice(path)
 	for err != nil && limited.Err() == nil {
 		select {
 		case <-limited.Done():
 		case <-time.After(dyingLook):
-			found, err = newNBDDriver().ForceClean(path)
+			found, err = forceCleanDevice(path)
 		}
 	}
 	if err == nil && !found {
@@ -84,4 +84,15 @@ func forceClean(ctx context.Context, path string) error {
 		err = errors.Join(err, control.Remove(control.Path(controlName(path))))
 	}
 	return err
+}
+
+// forceCleanDevice has each driver that can remove what it finds of its own.
+func forceCleanDevice(path string) (found bool, err error) {
+	for _, d := range deviceDrivers() {
+		if f, can := d.(forcer); can {
+			ok, cleanErr := f.ForceClean(path)
+			found, err = found || ok, errors.Join(err, cleanErr)
+		}
+	}
+	return found, err
 }

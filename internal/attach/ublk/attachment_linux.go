@@ -15,10 +15,11 @@ import (
 
 // attachment is a device that is attached.
 type attachment struct {
-	claim *claim.Claim
-	disk  *ublk.Disk
+	claim  *claim.Claim
+	disk   *ublk.Disk
+	config ublk.Config
 
-	mu    sync.Mutex // held by Close
+	mu    sync.Mutex // held by Close and Force
 	ended bool
 }
 
@@ -45,20 +46,54 @@ func holders(link, path string) ([]string, error) {
 
 // Close implements attach.Attachment.
 func (a *attachment) Close() error {
+	return a.end(func() error { return unused(a.claim, a.disk.Path(), a.disk.Close) })
+}
+
+// Force implements attach.Forcer.
+func (a *attachment) Force() error { return a.end(a.disk.Abort) }
+
+// end ends the attachment once, with del, which deletes the block device.
+func (a *attachment) end(del func() error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ended {
 		return nil
 	}
-	if err := deleteUnused(a.claim, a.disk.Path(), a.disk.Close); err != nil {
+	if err := del(); err != nil {
 		return err
 	}
 	a.ended = true
 	return errors.Join(a.claim.Unlink(), drop(a.claim))
 }
 
-// deleteUnused calls del to delete the block device at path, unless it has holders, of which the error tells.
-func deleteUnused(c *claim.Claim, path string, del func() error) error {
+// Inspect implements attach.Inspector.
+func (a *attachment) Inspect() attach.Details {
+	s := a.disk.Stats()
+	return attach.Details{
+		Kernel: a.disk.Path(), Features: features(a.config),
+		Requests: s.Requests, Errors: s.Errors, Outstanding: s.Outstanding, Oldest: s.Oldest,
+	}
+}
+
+// features are the words for what the users of a device can do beside reading it, as driver nbd has them.
+func features(c ublk.Config) (words []string) {
+	if _, ok := c.Device.(ublk.Writer); !ok {
+		return []string{"read-only"}
+	}
+	if _, ok := c.Device.(ublk.Flusher); ok {
+		words = append(words, "flush", "fua")
+	}
+	if _, ok := c.Device.(ublk.Trimmer); ok {
+		words = append(words, "trim")
+	}
+	if _, ok := c.Device.(ublk.Zeroer); ok {
+		words = append(words, "write-zeroes")
+	}
+	return words
+}
+
+// unused calls del, which is to delete the block device at path, unless it has holders, of which the error tells.
+func unused(c *claim.Claim, path string, del func() error) error {
 	names, err := holders(c.Device(), path)
 	if err != nil {
 		return err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strconv"
 
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/internal/attach"
@@ -14,12 +13,8 @@ import (
 	"github.com/dnbd/dnbd/ublk"
 )
 
-const (
-	// driverName is what users call the driver.
-	driverName = "ublk"
-	// tagFile is the file of a claim with the number that the kernel keeps with the block device.
-	tagFile = "tag"
-)
+// driverName is what users call the driver.
+const driverName = "ublk"
 
 // Driver attaches devices with ublk.
 type Driver struct {
@@ -39,16 +34,9 @@ func (d *Driver) Available() error { return ublk.Available() }
 // Attach implements attach.Driver.
 func (d *Driver) Attach(ctx context.Context, dev block.Device, o attach.Options) (attach.Attachment, error) {
 	config := ublk.Config{Device: whole(dev), Recover: true}
-	if o.Resume {
-		a, err := d.resume(ctx, config, o.Device)
-		if err != nil {
-			return nil, fmt.Errorf("resume %s: %w", o.Device, err)
-		}
-		return a, nil
-	}
 	search := o.Device == ""
 	return claim.Place(o, func(o attach.Options) (attach.Attachment, error) {
-		a, err := d.attach(ctx, config, o.Device, search)
+		a, err := d.attach(ctx, config, o, search)
 		if err != nil {
 			return nil, fmt.Errorf("attach %s: %w", o.Device, err)
 		}
@@ -56,58 +44,60 @@ func (d *Driver) Attach(ctx context.Context, dev block.Device, o attach.Options)
 	})
 }
 
-// attach attaches a device as path, which is absolute. What a dead process has left there is replaced, but not if this is a search
-// for a free path and somebody may still resume it.
-func (d *Driver) attach(ctx context.Context, config ublk.Config, path string, search bool) (_ *attachment, err error) {
-	c, err := claim.Take(d.dir, driverName, path)
+// attach attaches a device at o.Device, an absolute path. What a dead process has left there is replaced, but not if this is a
+// search for a free path and somebody may still resume it.
+func (d *Driver) attach(ctx context.Context, config ublk.Config, o attach.Options, search bool) (*attachment, error) {
+	c, err := claim.Take(d.dir, driverName, o.Device)
 	if err != nil {
 		return nil, err
+	}
+	if o.Resume {
+		disk, err := resume(ctx, config, c, o.ID)
+		if err != nil {
+			// The claim stays: what is left can still be resumed, or cleaned up.
+			return nil, errors.Join(err, c.Leave())
+		}
+		return &attachment{claim: c, disk: disk, config: config}, nil
 	}
 	if err := clean(c, search); err != nil {
 		return nil, errors.Join(err, c.Leave())
 	}
+	disk, err := connect(ctx, config, c, o.ID)
+	if err != nil {
+		return nil, errors.Join(err, drop(c))
+	}
+	return &attachment{claim: c, disk: disk, config: config}, nil
+}
+
+// connect makes the block device of a new attachment.
+func connect(ctx context.Context, config ublk.Config, c *claim.Claim, id string) (*ublk.Disk, error) {
+	if err := c.Free(); err != nil {
+		return nil, err
+	}
 	config.Tag = rand.Uint64()
-	var disk *ublk.Disk
-	err = c.Free()
-	if err == nil {
-		err = os.WriteFile(c.Path(tagFile), strconv.AppendUint(nil, config.Tag, 16), 0o600)
+	if err := writeRecord(c, record{Tag: config.Tag, ID: id}); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		disk, err = ublk.New(ctx, config)
-	}
-	if err == nil {
-		if err = c.Link(disk.Path()); err == nil {
-			return &attachment{claim: c, disk: disk}, nil
-		}
-		err = errors.Join(err, disk.Close())
-	}
-	return nil, errors.Join(err, drop(c))
-}
-
-// resume takes over what a dead process has left at path.
-func (d *Driver) resume(ctx context.Context, config ublk.Config, path string) (*attachment, error) {
-	if !claim.Exists(d.dir, driverName, path) {
-		return nil, fmt.Errorf("driver %s has not attached it", driverName)
-	}
-	c, err := claim.Take(d.dir, driverName, path)
+	disk, err := ublk.New(ctx, config)
 	if err != nil {
 		return nil, err
 	}
-	disk, err := resume(ctx, config, c)
-	if err != nil {
-		// The claim stays: what is left can still be resumed with another device, or cleaned up.
-		return nil, errors.Join(err, c.Leave())
+	if err := c.Link(disk.Path()); err != nil {
+		return nil, errors.Join(err, disk.Close())
 	}
-	return &attachment{claim: c, disk: disk}, nil
+	return disk, nil
 }
 
-func resume(ctx context.Context, config ublk.Config, c *claim.Claim) (*ublk.Disk, error) {
-	left, err := leftover(c)
-	if err != nil {
+// resume takes over what a dead process has left.
+func resume(ctx context.Context, config ublk.Config, c *claim.Claim, id string) (*ublk.Disk, error) {
+	was, left, err := leftover(c)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if left == nil {
-		return nil, errors.New("its process is dead, and so is the device; attach it again")
+	case left == nil:
+		return nil, errors.New("resume: nothing is there that driver ublk attached and that lost its process; attach it anew")
+	case was.ID != id:
+		return nil, fmt.Errorf("resume: something else is attached there: %s", was.ID)
 	}
 	// Its process may have died before it made the link, and somebody may have removed it.
 	if target, err := os.Readlink(c.Device()); err != nil || target != left.Path() {
@@ -119,14 +109,29 @@ func resume(ctx context.Context, config ublk.Config, c *claim.Claim) (*ublk.Disk
 }
 
 // Clean removes what a process that was killed has left of device, an absolute path, and says whether there was anything. It is an
-// error when a live process has attached the device, or when somebody still uses it. What waits for the device fails.
+// error when a live process has attached the device, or when somebody still uses it.
 func (d *Driver) Clean(device string) (found bool, err error) {
+	return d.clean(device, func(c *claim.Claim) error { return clean(c, false) })
+}
+
+// ForceClean is Clean for a device that somebody may use: what is under way, and whatever is asked of it later, fails.
+func (d *Driver) ForceClean(device string) (found bool, err error) {
+	return d.clean(device, func(c *claim.Claim) error {
+		_, left, err := leftover(c)
+		if err == nil && left != nil {
+			err = ublk.Delete(left.ID)
+		}
+		return errors.Join(err, c.Unlink())
+	})
+}
+
+func (d *Driver) clean(device string, remove func(*claim.Claim) error) (found bool, err error) {
 	if !claim.Exists(d.dir, driverName, device) {
 		return false, nil
 	}
 	c, err := claim.Take(d.dir, driverName, device)
 	if err == nil {
-		if err = clean(c, false); err != nil {
+		if err = remove(c); err != nil {
 			err = errors.Join(err, c.Leave())
 		} else {
 			err = drop(c)
@@ -143,7 +148,7 @@ var errOrphan = fmt.Errorf("%w by a process that died; resume or detach it", cla
 
 // clean removes what a dead process has left, and fails if that is in use, or is to be kept because it can be resumed.
 func clean(c *claim.Claim, keep bool) error {
-	left, err := leftover(c)
+	_, left, err := leftover(c)
 	if err != nil {
 		return err
 	}
@@ -151,43 +156,9 @@ func clean(c *claim.Claim, keep bool) error {
 		if keep && left.State != ublk.Dead {
 			return errOrphan
 		}
-		if err := deleteUnused(c, left.Path(), func() error { return ublk.Delete(left.ID) }); err != nil {
+		if err := unused(c, left.Path(), func() error { return ublk.Delete(left.ID) }); err != nil {
 			return err
 		}
 	}
 	return c.Unlink()
-}
-
-// leftover finds the block device that the claim's last process has made, or nil.
-func leftover(c *claim.Claim) (*ublk.Info, error) {
-	raw, err := os.ReadFile(c.Path(tagFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // it had not got so far
-	}
-	if err != nil {
-		return nil, err
-	}
-	tag, err := strconv.ParseUint(string(raw), 16, 64)
-	if err != nil {
-		return nil, nil // it died while it wrote it, which it does first
-	}
-	disks, err := ublk.List()
-	if err != nil {
-		return nil, err
-	}
-	for _, i := range disks {
-		if i.Tag == tag {
-			return &i, nil
-		}
-	}
-	return nil, nil
-}
-
-// drop gives the claim up and removes its directory.
-func drop(c *claim.Claim) error {
-	err := os.Remove(c.Path(tagFile))
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, c.Drop())
 }

@@ -30,3 +30,6 @@ func (d *Driver) Attach(_ context.Context, _ block.Device, o attach.Options) (at
 
 // Clean finds nothing: nothing was ever attached.
 func (d *Driver) Clean(string) (found bool, err error) { return false, nil }
+
+// ForceClean finds nothing, too.
+func (d *Driver) ForceClean(string) (found bool, err error) { return false, nil }
