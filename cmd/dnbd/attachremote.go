@@ -314,7 +314,9 @@ func writeKernel(b *strings.Builder, k *control.Kernel) {
 	if k.DeadTimeout < seconds(patientReconnect)/2 {
 		forever = duration(k.DeadTimeout).String()
 	}
-	fmt.Fprintf(b, "  limits    a request is sent again after %v, and waits for a connection %s\n", duration(k.Timeout), forever)
+	if k.Timeout > 0 {
+		fmt.Fprintf(b, "  limits    a request is sent again after %v, and waits for a connection %s\n", duration(k.Timeout), forever)
+	}
 	if len(k.Features) > 0 {
 		fmt.Fprintf(b, "  features  %s\n", strings.Join(k.Features, ", "))
 	}
