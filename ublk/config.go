@@ -27,6 +27,8 @@ const (
 	defaultQueues = 4
 	// maxQueues is the most that the kernel allows, UBLK_MAX_NR_QUEUES.
 	maxQueues = 4096
+	// maxRequests bounds Queues × Depth: an io_uring has no more entries, and one is for waking.
+	maxRequests = 1<<15 - 1
 	// maxSpan is how many bytes one trim or one write of zeroes may cover. It bounds how long it keeps others waiting.
 	maxSpan = 1 << 30
 )
@@ -83,6 +85,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("Config.Queues is %d; there can be 1 to %d", c.Queues, maxQueues)
 	case c.Depth < 1 || c.Depth > MaxDepth:
 		return c, fmt.Errorf("Config.Depth is %d; 1 to %d is possible", c.Depth, MaxDepth)
+	case c.Queues*c.Depth > maxRequests:
+		return c, fmt.Errorf("Config.Queues × Config.Depth is %d; up to %d is possible", c.Queues*c.Depth, maxRequests)
 	case c.MaxIO < pageSize || c.MaxIO > MaxMaxIO || c.MaxIO%pageSize != 0:
 		return c, fmt.Errorf("Config.MaxIO is %d; a multiple of %d up to %d is needed", c.MaxIO, pageSize, MaxMaxIO)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,9 +36,10 @@ type Disk struct {
 	cancel context.CancelFunc
 
 	queues  []*queue
-	started bool // the queues have threads
+	threads []*thread
+	started bool // the threads are
 	done    chan struct{}
-	err     error // of the queues; read it after done
+	err     error // of the threads; read it after done
 
 	closing sync.Mutex // held by Close
 	closed  bool
@@ -62,7 +64,7 @@ func New(ctx context.Context, c Config) (*Disk, error) {
 	d := newDisk(&c, Info{
 		ID: int(made.id), Queues: int(made.queues), Depth: int(made.depth), MaxIO: int(made.maxIO), Size: c.Device.Size(),
 	})
-	err = d.serve(ctx, ctl.start)
+	err = d.serve(ctx, d.info.Queues, ctl.start)
 	if err == nil {
 		return d, nil
 	}
@@ -105,12 +107,14 @@ func resume(ctx context.Context, id int, c Config) (*Disk, error) {
 	if err := ctl.startRecovery(ctx, id); err != nil {
 		return nil, err
 	}
+	// From here on ctx does not count. In Linux 6.12 a disk some of whose queues are served while others are not can never be
+	// resumed: should this process be killed, too, the next attempt crashes the kernel. So one thread serves all queues, and has
+	// them all at once.
 	d := newDisk(&c, info)
-	// From here on ctx does not count: what is left half done nobody can resume.
-	if err := d.serve(context.WithoutCancel(ctx), ctl.endRecovery); err != nil {
+	if err := d.serve(context.WithoutCancel(ctx), 1, ctl.endRecovery); err != nil {
 		d.cancel()
-		for _, q := range d.queues {
-			q.quit()
+		for _, t := range d.threads {
+			t.quit()
 		}
 		return nil, errors.Join(err, d.release())
 	}
@@ -135,19 +139,38 @@ func (c *control) matches(id int, cfg *Config) error {
 
 // startRecovery takes a disk away from its dead process.
 func (c *control) startRecovery(ctx context.Context, id int) error {
+	return whileBusy(ctx, func() error {
+		err := c.do(cmdStartRecovery, id, nil, 0, 0)
+		if err == nil {
+			return nil
+		}
+		info, infoErr := c.info(id)
+		switch {
+		case infoErr != nil:
+			return infoErr
+		case info.State == Dead:
+			return errors.New("it was stopped, and can only be deleted")
+		case errors.Is(err, unix.EINVAL) && info.State == Orphaned:
+			return nil // it was taken away already, by a process that was killed before it served any queue
+		}
+		return err
+	})
+}
+
+// whileBusy calls f until it returns something else than EBUSY, as it does while the disk's last process is dying.
+func whileBusy(ctx context.Context, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, dying)
 	defer cancel()
 	look := time.NewTicker(dyingLook)
 	defer look.Stop()
 	for {
-		err := c.do(cmdStartRecovery, id, nil, 0, 0)
+		err := f()
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			info, err := c.info(id)
-			return errors.Join(fmt.Errorf("process %d still serves it: %w", info.PID, os.ErrExist), err)
+			return fmt.Errorf("a process still serves it: %w", os.ErrExist)
 		case <-look.C:
 		}
 	}
@@ -164,9 +187,13 @@ func newDisk(c *Config, info Info) *Disk {
 	return d
 }
 
-// serve starts the queues and then the disk, with start.
-func (d *Disk) serve(ctx context.Context, start func(id int) error) (err error) {
-	if d.char, err = os.OpenFile(charPath(d.info.ID), os.O_RDWR, 0); err != nil {
+// serve starts threads for the queues and then the disk, with start.
+func (d *Disk) serve(ctx context.Context, threads int, start func(id int) error) error {
+	err := whileBusy(ctx, func() (err error) {
+		d.char, err = os.OpenFile(charPath(d.info.ID), os.O_RDWR, 0)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	for id := range d.info.Queues {
@@ -176,7 +203,14 @@ func (d *Disk) serve(ctx context.Context, start func(id int) error) (err error) 
 		}
 		d.queues = append(d.queues, q)
 	}
-	if err := d.startQueues(); err != nil {
+	for some := range slices.Chunk(d.queues, len(d.queues)/threads) {
+		t, err := newThread(d, some)
+		if err != nil {
+			return err
+		}
+		d.threads = append(d.threads, t)
+	}
+	if err := d.startThreads(); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, d.cancel)
@@ -187,33 +221,39 @@ func (d *Disk) serve(ctx context.Context, start func(id int) error) (err error) 
 	return err
 }
 
-// startQueues starts the threads of the queues, and done with them.
-func (d *Disk) startQueues() error {
+// startThreads starts the threads, and done with them.
+func (d *Disk) startThreads() error {
 	d.started = true
-	ready, ended := make(chan error), make(chan error)
-	for _, q := range d.queues {
-		go func() { ended <- q.serve(ready) }()
+	ready, ended, mapped := make(chan error), make(chan error), make(chan struct{})
+	for _, t := range d.threads {
+		go func() { ended <- t.serve(ready, mapped) }()
 	}
 	go func() {
 		defer close(d.done)
-		for range d.queues {
-			if err := <-ended; err != nil {
-				d.err = errors.Join(d.err, err)
-			}
+		for range d.threads {
+			d.err = errors.Join(d.err, <-ended)
 		}
 	}()
 	var errs []error
-	for range d.queues {
+	for range d.threads {
 		errs = append(errs, <-ready)
 	}
+	// The threads have the queues first: until somebody maps descriptors, the next process could take the disk over as it is.
+	for _, q := range d.queues {
+		errs = append(errs, q.mapDescriptors())
+	}
+	close(mapped)
 	return errors.Join(errs...)
 }
 
-// release gives back what a disk has whose queues have ended, or are about to.
+// release gives back what a disk has whose threads have ended, or are about to.
 func (d *Disk) release() error {
 	var errs []error
 	if d.started {
 		<-d.done
+	}
+	for _, t := range d.threads {
+		errs = append(errs, t.release())
 	}
 	for _, q := range d.queues {
 		errs = append(errs, q.release())

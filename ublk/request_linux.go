@@ -18,7 +18,7 @@ func (q *queue) handle(tag uint16) {
 	if result < 0 {
 		q.errors.Add(1)
 	}
-	q.answer(answer{tag, result})
+	q.thread.answer(answer{q, tag, result})
 }
 
 // carryOut carries out the request tag and returns its result.

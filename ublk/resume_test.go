@@ -185,6 +185,37 @@ func TestADiskOutlivesItsProcessUnderLoad(t *testing.T) {
 	<-ended
 }
 
+func TestProcessesThatAreKilledWhileTheyResumeLeaveADiskThatCanBeResumed(t *testing.T) {
+	const rounds, latest = 60, 40 * time.Millisecond
+	s, path := served(t, 1<<20)
+	if err := s.kill(); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range rounds {
+		// The moment is a matter of luck: before, while and after the process takes the disk over.
+		ctx, cancel := context.WithTimeout(t.Context(), rand.N(latest))
+		cmd := exec.CommandContext(ctx, self)
+		cmd.Env = append(os.Environ(), serveVariable+"="+path, resumeVariable+"="+strconv.Itoa(s.id))
+		if _, err := cmd.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Run(); err == nil {
+			t.Error("the process was not killed")
+		}
+		cancel()
+	}
+	next, err := startServer(path, strconv.Itoa(s.id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd, s.stdin = next.cmd, next.stdin
+	hammer(t, blockPath(s.id), 1, 1<<20, 10)
+}
+
 // requests is how many reads and writes of the disk have completed.
 func requests(t *testing.T, id int) int {
 	t.Helper()
