@@ -61,6 +61,20 @@ func (m *memory) ReadAt(_ context.Context, p []byte, off int64) error {
 	return nil
 }
 
+// set replaces the bytes.
+func (m *memory) set(b []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.bytes = b
+}
+
+// get returns a copy of the bytes.
+func (m *memory) get() []byte {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return bytes.Clone(m.bytes)
+}
+
 func (m *memory) note(format string, args ...any) {
 	m.calls = append(m.calls, fmt.Sprintf(format, args...))
 }
@@ -260,18 +274,14 @@ func hammer(t *testing.T, path string, writers int, region int64, rounds int) {
 
 func TestASlowRequestHoldsUpNoOther(t *testing.T) {
 	const n = 32
+	var gated atomic.Bool // once the kernel has looked for a partition table
 	var arrived atomic.Int32
 	all := make(chan struct{})
-	dev := &reader{size: 1 << 20, read: func(ctx context.Context, p []byte, off int64) error {
-		if off >= n*pageSize { // the kernel looks for a partition table elsewhere, too
+	d := made(t, Config{Queues: 1, Depth: n, Device: &reader{size: n * pageSize, read: func(ctx context.Context, _ []byte, _ int64) error {
+		if !gated.Load() {
 			return nil
 		}
-		select {
-		case <-all:
-			return nil
-		default:
-		}
-		if len(p) == pageSize && arrived.Add(1) == n {
+		if arrived.Add(1) == n {
 			close(all)
 		}
 		select {
@@ -280,13 +290,8 @@ func TestASlowRequestHoldsUpNoOther(t *testing.T) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}}
-	// The table is read before anybody can be waited for.
-	gate := dev.read
-	dev.read = func(context.Context, []byte, int64) error { return nil }
-	need(t)
-	d := made(t, Config{Device: dev, Queues: 1, Depth: n})
-	dev.read = gate
+	}}})
+	gated.Store(true)
 	var readers sync.WaitGroup
 	for i := range n {
 		readers.Go(func() {
@@ -345,8 +350,8 @@ func TestDiscardsAndZeroesReachTheDevice(t *testing.T) {
 		}, "zero %d at %d hole true fast false", 0},
 	} {
 		const off, n = 1 << 20, 128 << 10
-		m.bytes = random(4<<20, 2)
-		before := bytes.Clone(m.bytes)
+		before := random(4<<20, 2)
+		m.set(bytes.Clone(before))
 		if err := c.do(off, n); err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -373,7 +378,7 @@ func rangeIoctl(f *os.File, op uint, off, n uint64) error {
 func TestAReadOnlyDiskCannotBeWritten(t *testing.T) {
 	m := newMemory(1 << 20)
 	d := made(t, Config{Device: m, ReadOnly: true})
-	before := bytes.Clone(m.bytes)
+	before := m.get()
 	f, err := os.OpenFile(d.Path(), os.O_RDWR|unix.O_DIRECT, 0)
 	if err == nil {
 		_, err = f.WriteAt(pages(4096), 0)
@@ -382,7 +387,7 @@ func TestAReadOnlyDiskCannotBeWritten(t *testing.T) {
 	if !errors.Is(err, os.ErrPermission) {
 		t.Errorf("a write: %v", err)
 	}
-	if calls := m.noted(); len(calls) > 0 || !bytes.Equal(m.bytes, before) {
+	if calls := m.noted(); len(calls) > 0 || !bytes.Equal(m.get(), before) {
 		t.Errorf("the device was changed: %v", calls)
 	}
 	if i, err := Get(d.ID()); err != nil || !i.ReadOnly {
@@ -408,7 +413,7 @@ func TestWhatADeviceCannotDoTheKernelDoes(t *testing.T) {
 	if err := f.Sync(); err != nil {
 		t.Errorf("sync: %v", err)
 	}
-	if got := fmt.Sprint(m.noted()); got != "[write 4096 at 0 fua false]" || !bytes.Equal(m.bytes[:4096], make([]byte, 4096)) {
+	if got := fmt.Sprint(m.noted()); got != "[write 4096 at 0 fua false]" || !bytes.Equal(m.get()[:4096], make([]byte, 4096)) {
 		t.Errorf("calls were %s", got)
 	}
 }
