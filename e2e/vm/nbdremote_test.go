@@ -27,7 +27,7 @@ type foreign struct {
 }
 
 // startForeign starts a server on s1 with a file of size bytes. It ends with the test.
-func startForeign(t *testing.T, l *lab.Lab, size int64, filters ...string) *foreign {
+func startForeign(t *testing.T, l *lab.Lab, size int64, filters, parameters []string) *foreign {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -38,7 +38,7 @@ func startForeign(t *testing.T, l *lab.Lab, size int64, filters ...string) *fore
 	}
 	f := &foreign{t: t, l: l, addr: l.Addr("s1").String()}
 	f.args = append([]string{"-f", "-i", f.addr}, filters...)
-	f.args = append(f.args, "file", file)
+	f.args = append(append(f.args, "file", file), parameters...)
 	f.start()
 	t.Cleanup(f.kill)
 	return f
@@ -111,7 +111,7 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 	onEachKernel(t, func(t *testing.T, k vm.Kernel) {
 		vm.Need(t)
 		l := lab.ForTest(t, lab.Options{VMs: 1})
-		server := startForeign(t, l, 16<<20)
+		server := startForeign(t, l, 16<<20, nil, nil)
 		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
 		run(t, g, "dnbd", "attach", "--driver", "nbd", "--timeout", "1s", "--connections", "2", server.uri(), "/dev/disk")
 		t.Log(run(t, g, "dnbd", "status"))
@@ -135,16 +135,19 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 func TestAWritableDeviceOutlivesItsProcess(t *testing.T) {
 	need(t, "nbdkit")
 	t.Parallel()
-	for name, filters := range map[string][]string{
-		"served by the kernel": nil,
+	for _, c := range []struct {
+		name                string
+		filters, parameters []string
+	}{
+		{"served by the kernel", nil, nil},
 		// Blocks larger than a page: no kernel can have them, so all goes through the process.
-		"through the process": {"--filter=blocksize-policy", "blocksize-minimum=8192", "blocksize-error-policy=error"},
+		{"through the process", []string{"--filter=blocksize-policy"}, []string{"blocksize-minimum=8192", "blocksize-preferred=8192", "blocksize-error-policy=error"}},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			onEachKernel(t, func(t *testing.T, k vm.Kernel) {
 				vm.Need(t)
 				l := lab.ForTest(t, lab.Options{VMs: 1})
-				server := startForeign(t, l, 16<<20, filters...)
+				server := startForeign(t, l, 16<<20, c.filters, c.parameters)
 				g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
 				attach := []string{"attach", "--driver", "nbd", "--timeout", "1s", server.uri(), "/dev/disk"}
 				run(t, g, "dnbd", attach...)
@@ -179,7 +182,7 @@ func TestAHungDeviceIsReleasedByForce(t *testing.T) {
 	onEachKernel(t, func(t *testing.T, k vm.Kernel) {
 		vm.Need(t)
 		l := lab.ForTest(t, lab.Options{VMs: 1})
-		server := startForeign(t, l, 64<<20)
+		server := startForeign(t, l, 64<<20, nil, nil)
 		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}})
 		for what, hang := range map[string]func(){
 			"server": func() { server.signal(syscall.SIGSTOP) },
@@ -223,7 +226,7 @@ func TestADeviceOfAnotherProgramIsLeftAlone(t *testing.T) {
 	onEachKernel(t, func(t *testing.T, k vm.Kernel) {
 		vm.Need(t)
 		l := lab.ForTest(t, lab.Options{VMs: 1})
-		server := startForeign(t, l, 16<<20)
+		server := startForeign(t, l, 16<<20, nil, nil)
 		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Modules: []string{"nbd"}, Programs: []string{"nbd-client"}})
 		run(t, g, "nbd-client", server.addr, "/dev/nbd0")
 		if _, err := g.Run(within(t), "dnbd", "attach", "--driver", "nbd", server.uri(), "/dev/nbd0"); err == nil ||

@@ -129,12 +129,12 @@ func (d *Driver) AttachRemote(ctx context.Context, uri string, r RemoteOptions, 
 		return nil, fmt.Errorf("attach %s: the kernel's driver knows no TLS: %w", uri, errors.ErrUnsupported)
 	}
 	r.Dial.NoStructuredReplies = true
-	server := &remote{uri: uri, config: r.Dial}
+	server := &remote{uri: uri, config: r.Dial, first: make(chan *link, 1)}
 	first, err := server.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	server.first = first // it is used, too
+	server.first <- first // it is used, too
 	defer server.dropFirst()
 	info := server.info
 	p := plan{

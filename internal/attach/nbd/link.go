@@ -103,14 +103,15 @@ type remote struct {
 	uri    string
 	config nbd.DialConfig
 	info   nbd.ExportInfo // of the first connection
-	first  *link          // that one, until it is used
+	first  chan *link     // that one, until it is used
 }
 
 // open implements opener.
 func (r *remote) open(ctx context.Context) (*link, error) {
-	if l := r.first; l != nil {
-		r.first = nil
+	select {
+	case l := <-r.first:
 		return l, nil
+	default:
 	}
 	conn, info, err := nbd.Negotiate(ctx, r.uri, r.config)
 	if err != nil {
@@ -127,8 +128,10 @@ func (r *remote) open(ctx context.Context) (*link, error) {
 
 // dropFirst ends the first connection if it was not used.
 func (r *remote) dropFirst() {
-	if l := r.first; l != nil {
+	select {
+	case l := <-r.first:
 		l.end()
+	default:
 	}
 }
 
