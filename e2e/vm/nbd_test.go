@@ -134,7 +134,7 @@ func TestADeviceOutlivesItsProcess(t *testing.T) {
 }
 
 // await waits until something is so.
-func await(t *testing.T, what string, so func() bool) {
+func await(t testing.TB, what string, so func() bool) {
 	t.Helper()
 	ctx := within(t)
 	for !so() {

@@ -137,7 +137,7 @@ func TestTLSGoesThroughTheProcess(t *testing.T) {
 		}
 		run(t, g, "nbd-client", "-cacertfile", "/ca.pem", "-persist", "-t", "5", server.addr, "/dev/nbd0")
 		// Without flushes: one would fail, since the process knows that writes that were not flushed may be lost.
-		p, err := g.Start(within(t), "/load", "-time", "10s", "-sync=false", "/dev/nbd0")
+		p, err := g.Start(within(t), "/load", "-time", "10s", "-flush=false", "/dev/nbd0")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,7 +19,7 @@ import (
 
 // foreign is an NBD server of another project, nbdkit, on a host of a network, with a file that clients may write to.
 type foreign struct {
-	t    *testing.T
+	t    testing.TB
 	l    *lab.Lab
 	addr string
 	args []string
@@ -27,7 +27,7 @@ type foreign struct {
 }
 
 // startForeign starts a server on s1 with a file of size bytes. It ends with the test.
-func startForeign(t *testing.T, l *lab.Lab, size int64, filters, parameters []string) *foreign {
+func startForeign(t testing.TB, l *lab.Lab, size int64, filters, parameters []string) *foreign {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -81,7 +81,7 @@ func (f *foreign) signal(s syscall.Signal) {
 }
 
 // loadProgram builds the program that puts a load on devices, and returns what has a guest have it as /load.
-func loadProgram(t *testing.T) map[string]string {
+func loadProgram(t testing.TB) map[string]string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "load")
 	build := exec.Command("go", "build", "-o", path, "github.com/dnbd/dnbd/e2e/vm/load")

@@ -44,7 +44,7 @@ type load struct {
 	f        *os.File
 	size     int64
 	workers  int
-	sync     bool
+	flush    bool
 	until    time.Time
 	requests atomic.Int64
 	bytes    atomic.Int64
@@ -55,15 +55,15 @@ func main() {
 	mode := flag.String("mode", "verify", "verify, random or sequential")
 	length := flag.Duration("time", 10*time.Second, "how long")
 	workers := flag.Int("workers", 16, "requests at once")
-	sync := flag.Bool("sync", true, "verify: flush now and then")
+	flush := flag.Bool("flush", true, "verify: flush now and then")
 	flag.Parse()
-	if err := run(*mode, flag.Arg(0), *workers, *length, *sync); err != nil {
+	if err := run(*mode, flag.Arg(0), *workers, *length, *flush); err != nil {
 		fmt.Fprintln(os.Stderr, "load:", err)
 		os.Exit(1)
 	}
 }
 
-func run(mode, path string, workers int, length time.Duration, sync bool) error {
+func run(mode, path string, workers int, length time.Duration, flush bool) error {
 	access := os.O_RDONLY
 	if mode == "verify" {
 		access = os.O_RDWR
@@ -77,7 +77,7 @@ func run(mode, path string, workers int, length time.Duration, sync bool) error 
 	if err != nil {
 		return err
 	}
-	l := &load{f: f, size: size, workers: workers, sync: sync, until: time.Now().Add(length)}
+	l := &load{f: f, size: size, workers: workers, flush: flush, until: time.Now().Add(length)}
 	work := map[string]func(int) error{"verify": l.verify, "random": l.random, "sequential": l.sequential}[mode]
 	if work == nil {
 		return fmt.Errorf("no mode %q", mode)
@@ -175,7 +175,7 @@ func (l *load) verify(w int) error {
 			return err
 		}
 		generations[i] = round
-		if l.sync && round%256 == 0 {
+		if l.flush && round%256 == 0 {
 			if err := l.f.Sync(); err != nil {
 				return err
 			}
