@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -176,7 +178,10 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 			return fmt.Errorf("--swap: %w", err)
 		}
 	}
-	driver, why, err := attach.Choose(o.driver, o.candidates())
+	candidates := o.candidates()
+	// The kernel had better talk to the server itself.
+	slices.SortStableFunc(candidates, func(a, b attach.Driver) int { return cmp.Compare(rank(a), rank(b)) })
+	driver, why, err := attach.Choose(o.driver, candidates)
 	if err != nil {
 		return err
 	}
@@ -223,6 +228,14 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 	return a.run(ctx, log, func() error {
 		return report(ready{Device: a.device.Path(), URI: a.uri, Image: o.image, Why: why, Servers: []uint16{}})
 	})
+}
+
+// rank orders drivers for exports of NBD servers.
+func rank(d attach.Driver) int {
+	if d.Name() == nbdDriver {
+		return 0
+	}
+	return 1
 }
 
 // open opens the export in this process.

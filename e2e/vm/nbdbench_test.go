@@ -80,7 +80,8 @@ func BenchmarkNBDAttachments(b *testing.B) {
 func loadResult(b *testing.B, line string) (r struct {
 	PerSecond float64 `json:"per_second"`
 	MBs       float64 `json:"mb_s"`
-}) {
+},
+) {
 	b.Helper()
 	if err := json.Unmarshal([]byte(line), &r); err != nil {
 		b.Fatal(err)

@@ -82,6 +82,9 @@ func TestNBDClientIsAsItsUsersKnowIt(t *testing.T) {
 		if _, err := g.Run(within(t), "dd", "if=/dev/nbd0", "of=/dev/null", "iflag=direct", "bs=4k", "count=1"); err == nil {
 			t.Error("a read from a server that is gone succeeded")
 		}
+		server.start()
+		await(t, "the device is connected again", func() bool { return attachment(t, g).Attachment.Kernel.Connections[0].Alive })
+		run(t, g, "dd", "if=/dev/nbd0", "of=/dev/null", "iflag=direct", "bs=4k", "count=1")
 		run(t, g, "nbd-client", "-d", "/dev/nbd0")
 	})
 }

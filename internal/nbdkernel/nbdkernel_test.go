@@ -3,10 +3,17 @@
 package nbdkernel
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
+	"net"
+	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mdlayher/netlink"
 )
@@ -89,5 +96,35 @@ func TestAConfigurationIsCheckedBeforeTheKernelIsAsked(t *testing.T) {
 		if err := c.check(); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+func TestDestroyEndsAConnectionOfAnybody(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	local, remote := netip.MustParseAddrPort(conn.LocalAddr().String()), netip.MustParseAddrPort(conn.RemoteAddr().String())
+	err = Destroy(local, remote)
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
+		if os.Getenv("DNBD_REQUIRE") == "1" {
+			t.Fatalf("DNBD_REQUIRE=1, and %v", err)
+		}
+		t.Skip(err) // a kernel without it; tests in virtual machines have one with it
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
+		t.Errorf("a read from the connection that was ended: %v", err)
+	}
+	if err := Destroy(local, remote); err != nil {
+		t.Errorf("once more: %v", err)
 	}
 }

@@ -235,7 +235,7 @@ func (d *Driver) attach(ctx context.Context, o attach.Options, p plan) (_ attach
 		return nil, errors.Join(err, a.claim.Leave())
 	}
 	if err := a.connect(ctx, o, p); err != nil {
-		return nil, errors.Join(err, a.claim.Drop())
+		return nil, errors.Join(err, forget(a.claim), a.claim.Drop())
 	}
 	return a, nil
 }
@@ -281,6 +281,7 @@ func (d *device) connect(ctx context.Context, o attach.Options, p plan) (err err
 		l.taken()
 		d.links = append(d.links, slot{l, true, now})
 	}
+	d.recordLocked() // nobody else knows d yet
 	d.tune(p)
 	if !own {
 		if err := d.claim.Link(d.kernelPath()); err != nil {
