@@ -19,12 +19,13 @@ import (
 
 // foreign is an NBD server of another project, nbdkit, on a host of a network, with a file that clients may write to.
 type foreign struct {
-	t     testing.TB
-	l     *lab.Lab
-	addr  string
-	args  []string
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when cmd has
+	t      testing.TB
+	l      *lab.Lab
+	addr   string
+	args   []string
+	cmd    *exec.Cmd
+	ended  chan struct{} // closed when cmd has
+	killed bool
 }
 
 // startForeign starts a server on s1 with a file of size bytes. It ends with the test.
@@ -41,7 +42,11 @@ func startForeign(t testing.TB, l *lab.Lab, size int64, filters, parameters []st
 	f.args = append([]string{"-f", "-i", f.addr}, filters...)
 	f.args = append(append(f.args, "file", file), parameters...)
 	f.start()
-	t.Cleanup(f.kill)
+	t.Cleanup(func() {
+		if !f.killed {
+			f.kill()
+		}
+	})
 	return f
 }
 
@@ -56,7 +61,7 @@ func (f *foreign) start() {
 	if err := f.cmd.Start(); err != nil {
 		f.t.Fatal(err)
 	}
-	f.ended = make(chan struct{})
+	f.ended, f.killed = make(chan struct{}), false
 	go func(cmd *exec.Cmd, ended chan struct{}) { // ends with the server
 		cmd.Wait()
 		close(ended)
@@ -79,8 +84,14 @@ func (f *foreign) start() {
 
 // kill ends the server as a crash does.
 func (f *foreign) kill() {
-	f.cmd.Process.Kill() // it fails when it has ended
+	select {
+	case <-f.ended:
+		f.t.Errorf("nbdkit has ended by itself: %v", f.cmd.ProcessState)
+	default:
+		f.cmd.Process.Kill() // if it fails, nbdkit is just ending
+	}
 	<-f.ended
+	f.killed = true
 }
 
 // signal sends the server a signal.
@@ -103,9 +114,10 @@ func loadProgram(t testing.TB) map[string]string {
 	return map[string]string{"/load": path}
 }
 
-// fine fails the test if a load has found something wrong, or the kernel has reported an error.
+// fine ends a load, if it lasts until then, and fails the test if a load has found something wrong, or the kernel has reported an error.
 func fine(t *testing.T, g *vm.Guest, p *vm.Process) {
 	t.Helper()
+	run(t, g, "touch", "/tmp/enough")
 	out, err := p.Wait(within(t))
 	if err != nil {
 		t.Error(err)
@@ -126,7 +138,7 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
 		run(t, g, "dnbd", "attach", "--driver", "nbd", "--timeout", "1s", "--connections", "2", server.uri(), "/dev/disk")
 		t.Log(run(t, g, "dnbd", "status"))
-		p, err := g.Start(within(t), "/load", "-time", "20s", "/dev/disk")
+		p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "/dev/disk")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,7 +174,7 @@ func TestAWritableDeviceOutlivesItsProcess(t *testing.T) {
 				g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
 				attach := []string{"attach", "--driver", "nbd", "--timeout", "1s", server.uri(), "/dev/disk"}
 				run(t, g, "dnbd", attach...)
-				p, err := g.Start(within(t), "/load", "-time", "20s", "/dev/disk")
+				p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "/dev/disk")
 				if err != nil {
 					t.Fatal(err)
 				}
