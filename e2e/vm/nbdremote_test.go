@@ -155,6 +155,35 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 	})
 }
 
+func TestARelayedExportBearsAServerThatShutsDown(t *testing.T) {
+	need(t, "nbdkit")
+	t.Parallel()
+	onEachKernel(t, func(t *testing.T, k vm.Kernel) {
+		vm.Need(t)
+		l := lab.ForTest(t, lab.Options{VMs: 1})
+		server := startForeign(t, l, 16<<20, nil, nil)
+		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
+		run(t, g, "dnbd", "attach", "--driver", "nbd", "--relay", server.uri(), "/dev/disk")
+		// Without flushes: one would fail, since the process knows that writes that were not flushed may be lost.
+		p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "-flush=false", "/dev/disk")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			before := attachment(t, g).Attachment.Kernel.Requests
+			await(t, "there is load", func() bool { return attachment(t, g).Attachment.Kernel.Requests > before+50 })
+			server.signal(syscall.SIGTERM) // nbdkit refuses every request then, until the last client has gone
+			<-server.ended
+			server.start()
+		}
+		fine(t, g, p)
+		if lost := attachment(t, g).Attachment.Kernel.Lost; lost != 0 {
+			t.Errorf("%d of the kernel's own connections were lost", lost)
+		}
+		run(t, g, "dnbd", "detach", "/dev/disk")
+	})
+}
+
 func TestAWritableDeviceOutlivesItsProcess(t *testing.T) {
 	need(t, "nbdkit")
 	t.Parallel()
