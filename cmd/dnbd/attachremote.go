@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +36,7 @@ type nbdOptions struct {
 	connections int
 	readOnly    bool
 	swap        bool
+	relay       bool
 
 	mark      bool // the process is not to be killed at shutdown
 	blockSize int
@@ -53,6 +56,8 @@ func (n *nbdOptions) add(cmd *cobra.Command) {
 	f.IntVar(&n.connections, "connections", 0, "open `N` connections to an NBD server that allows several (default: 4)")
 	f.BoolVar(&n.readOnly, "read-only", false, "attach an NBD export that can be written to so that it cannot")
 	f.BoolVar(&n.swap, "swap", false, "keep the process in memory, and alive when that gets short: the device carries swap")
+	f.BoolVar(&n.relay, "relay", false, "have an NBD export go through the process even if the kernel could talk to the server itself:\n"+
+		"what a server refuses because it is shutting down is tried again then")
 	f.BoolVar(&n.mark, "systemd-mark", false, "")
 	f.IntVar(&n.blockSize, "nbd-block-size", 0, "")
 	f.Int64Var(&n.size, "nbd-size", 0, "")
@@ -79,6 +84,7 @@ func (n *nbdOptions) args() (args []string) {
 		{"connections", n.connections > 0, strconv.Itoa(n.connections)},
 		{"read-only", n.readOnly, "true"},
 		{"swap", n.swap, "true"},
+		{"relay", n.relay, "true"},
 		{"systemd-mark", n.mark, "true"},
 		{"nbd-block-size", n.blockSize > 0, strconv.Itoa(n.blockSize)},
 		{"nbd-size", n.size > 0, strconv.FormatInt(n.size, 10)},
@@ -109,7 +115,7 @@ func (o *attachOptions) checkImage(cmd *cobra.Command) error {
 		if _, err := target.Parse(o.image); err != nil {
 			return usagef("%w", err)
 		}
-		for _, name := range []string{"connections", "read-only"} {
+		for _, name := range []string{"connections", "read-only", "relay"} {
 			if cmd.Flags().Changed(name) {
 				return usagef("--%s is for exports of NBD servers, and %s is an image of a group", name, o.image)
 			}
@@ -176,7 +182,10 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 			return fmt.Errorf("--swap: %w", err)
 		}
 	}
-	driver, why, err := attach.Choose(o.driver, o.candidates())
+	candidates := o.candidates()
+	// The kernel had better talk to the server itself.
+	slices.SortStableFunc(candidates, func(a, b attach.Driver) int { return cmp.Compare(rank(a), rank(b)) })
+	driver, why, err := attach.Choose(o.driver, candidates)
 	if err != nil {
 		return err
 	}
@@ -193,7 +202,7 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 		Device: o.device, Resume: o.resume, Socket: o.socket, Name: strings.Trim(u.Host+"-"+u.Export, "-"), ID: o.image,
 		Times: o.times(), Log: log,
 	}
-	if k, ok := driver.(*kernelnbd.Driver); ok {
+	if k, ok := driver.(*kernelnbd.Driver); ok && !o.nbd.relay {
 		a.device, err = k.AttachRemote(ctx, o.image, kernelnbd.RemoteOptions{
 			Dial: config, ReadOnly: o.nbd.readOnly, BlockSize: o.nbd.blockSize, Size: o.nbd.size,
 		}, options)
@@ -223,6 +232,14 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 	return a.run(ctx, log, func() error {
 		return report(ready{Device: a.device.Path(), URI: a.uri, Image: o.image, Why: why, Servers: []uint16{}})
 	})
+}
+
+// rank orders drivers for exports of NBD servers.
+func rank(d attach.Driver) int {
+	if d.Name() == nbdDriver {
+		return 0
+	}
+	return 1
 }
 
 // open opens the export in this process.

@@ -75,9 +75,9 @@ var nbdClientOptions = []nbdClientOption{
 	{'u', "unix", "", "connect to a unix socket; its path stands in the place of HOST", func(c *nbdClientArgs, _ string) error { c.unix = true; return nil }},
 	{'g', "no-optgo", "", "choose the export by EXPORT_NAME", func(c *nbdClientArgs, _ string) error { c.nbd.noGo = true; return nil }},
 	{'x', "enable-tls", "", "use TLS", func(c *nbdClientArgs, _ string) error { c.tls = true; return nil }},
-	{'F', "certfile", "FILE", "client certificate for TLS", func(c *nbdClientArgs, arg string) error { return c.setTLS(&c.nbd.tls.cert, absolute(arg)) }},
-	{'K', "keyfile", "FILE", "its key", func(c *nbdClientArgs, arg string) error { return c.setTLS(&c.nbd.tls.key, absolute(arg)) }},
-	{'A', "cacertfile", "FILE", "CA certificates for TLS (default: the system's)", func(c *nbdClientArgs, arg string) error { return c.setTLS(&c.nbd.tls.ca, absolute(arg)) }},
+	{'F', "certfile", "FILE", "client certificate for TLS", func(c *nbdClientArgs, arg string) error { return c.setTLSFile(&c.nbd.tls.cert, arg) }},
+	{'K', "keyfile", "FILE", "its key", func(c *nbdClientArgs, arg string) error { return c.setTLSFile(&c.nbd.tls.key, arg) }},
+	{'A', "cacertfile", "FILE", "CA certificates for TLS (default: the system's)", func(c *nbdClientArgs, arg string) error { return c.setTLSFile(&c.nbd.tls.ca, arg) }},
 	{'H', "tlshostname", "NAME", "the name in the server's certificate (default: HOST)", func(c *nbdClientArgs, arg string) error { return c.setTLS(&c.nbd.tls.hostname, arg) }},
 	{'d', "disconnect", "DEVICE", "disconnect a device", func(c *nbdClientArgs, arg string) error { c.disconnect = arg; return nil }},
 	{'c', "check", "DEVICE", "print the process of a device; exit code 1 when it is not connected", func(c *nbdClientArgs, arg string) error { c.check = arg; return nil }},
@@ -95,6 +95,15 @@ func (c *nbdClientArgs) setTLS(field *string, value string) error {
 		return errors.New("the value is empty")
 	}
 	c.tls, *field = true, value
+	return nil
+}
+
+// setTLSFile is setTLS for a path, which is read by a process in another directory.
+func (c *nbdClientArgs) setTLSFile(field *string, path string) error {
+	if err := c.setTLS(field, path); err != nil {
+		return err
+	}
+	*field = absolute(path)
 	return nil
 }
 

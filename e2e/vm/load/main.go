@@ -3,6 +3,7 @@
 // Command load puts a load on a block device, past the page cache, and checks what it reads.
 //
 //	load -mode verify -time 20s DEVICE    write and read back blocks at random; then read all of it
+//	load -until FILE DEVICE               the same, until there is a file
 //	load -mode random -time 10s DEVICE    read blocks of 4 KiB at random
 //	load -mode sequential -time 10s DEVICE
 //
@@ -44,7 +45,9 @@ type load struct {
 	f        *os.File
 	size     int64
 	workers  int
+	flush    bool
 	until    time.Time
+	file     string // if it is not empty, the load goes on until it is there
 	requests atomic.Int64
 	bytes    atomic.Int64
 	longest  atomic.Int64 // nanoseconds
@@ -54,14 +57,16 @@ func main() {
 	mode := flag.String("mode", "verify", "verify, random or sequential")
 	length := flag.Duration("time", 10*time.Second, "how long")
 	workers := flag.Int("workers", 16, "requests at once")
+	flush := flag.Bool("flush", true, "verify: flush now and then")
+	file := flag.String("until", "", "go on until there is this `FILE`, instead of -time")
 	flag.Parse()
-	if err := run(*mode, flag.Arg(0), *workers, *length); err != nil {
+	if err := run(*mode, flag.Arg(0), *workers, *length, *file, *flush); err != nil {
 		fmt.Fprintln(os.Stderr, "load:", err)
 		os.Exit(1)
 	}
 }
 
-func run(mode, path string, workers int, length time.Duration) error {
+func run(mode, path string, workers int, length time.Duration, file string, flush bool) error {
 	access := os.O_RDONLY
 	if mode == "verify" {
 		access = os.O_RDWR
@@ -75,7 +80,7 @@ func run(mode, path string, workers int, length time.Duration) error {
 	if err != nil {
 		return err
 	}
-	l := &load{f: f, size: size, workers: workers, until: time.Now().Add(length)}
+	l := &load{f: f, size: size, workers: workers, flush: flush, file: file, until: time.Now().Add(length)}
 	work := map[string]func(int) error{"verify": l.verify, "random": l.random, "sequential": l.sequential}[mode]
 	if work == nil {
 		return fmt.Errorf("no mode %q", mode)
@@ -104,6 +109,15 @@ func aligned(n int) []byte {
 	return b[skip : int(skip)+n]
 }
 
+// more says whether to go on.
+func (l *load) more() bool {
+	if l.file == "" {
+		return time.Now().Before(l.until)
+	}
+	_, err := os.Stat(l.file)
+	return err != nil
+}
+
 // do makes a request.
 func (l *load) do(request func([]byte, int64) (int, error), b []byte, off int64) error {
 	begin := time.Now()
@@ -119,7 +133,7 @@ func (l *load) do(request func([]byte, int64) (int, error), b []byte, off int64)
 // random reads at random.
 func (l *load) random(int) error {
 	b := aligned(block)
-	for time.Now().Before(l.until) {
+	for l.more() {
 		if err := l.do(l.f.ReadAt, b, rand.Int64N(l.size/block)*block); err != nil {
 			return err
 		}
@@ -131,7 +145,7 @@ func (l *load) random(int) error {
 func (l *load) sequential(w int) error {
 	b := aligned(chunk)
 	part := l.size / int64(l.workers) / chunk * chunk
-	for off := int64(0); time.Now().Before(l.until); off = (off + chunk) % part {
+	for off := int64(0); l.more(); off = (off + chunk) % part {
 		if err := l.do(l.f.ReadAt, b, int64(w)*part+off); err != nil {
 			return err
 		}
@@ -156,7 +170,7 @@ func (l *load) verify(w int) error {
 		}
 		return nil
 	}
-	for round := uint64(1); time.Now().Before(l.until); round++ {
+	for round := uint64(1); l.more(); round++ {
 		i := rand.IntN(len(generations))
 		if round%3 == 0 {
 			if err := check(i); err != nil {
@@ -173,7 +187,7 @@ func (l *load) verify(w int) error {
 			return err
 		}
 		generations[i] = round
-		if round%256 == 0 {
+		if l.flush && round%256 == 0 {
 			if err := l.f.Sync(); err != nil {
 				return err
 			}

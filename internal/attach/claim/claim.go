@@ -112,7 +112,7 @@ func (c *Claim) Free() error {
 }
 
 func (c *Claim) foreign() error {
-	return fmt.Errorf("%s exists and was not made by dnbd; remove it or choose another: %w", c.device, os.ErrExist)
+	return fmt.Errorf("it exists and was not made by dnbd; remove it or choose another: %w", os.ErrExist)
 }
 
 // Link makes the path a symbolic link to target. It fails, with an error that wraps os.ErrExist, if the path exists.

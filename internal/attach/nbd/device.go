@@ -51,12 +51,13 @@ type device struct {
 	closing sync.Mutex // held by Close and Force
 	closed  bool
 
-	mu       sync.Mutex // guards what follows, and the links' descriptors
-	links    []slot
-	times    attach.Times
-	lost     int
-	lastLost string
-	notice   chan struct{} // closed when the next notice comes
+	mu        sync.Mutex // guards what follows, and the links' descriptors
+	links     []slot
+	times     attach.Times
+	inherited string // what an earlier process has recorded
+	lost      int
+	lastLost  string
+	notice    chan struct{} // closed when the next notice comes
 }
 
 // slot is one connection of the device, which is replaced when it breaks.
@@ -101,6 +102,14 @@ func (d *device) set(n int, l *link) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.links[n] = slot{l, true, time.Now()}
+	d.recordLocked()
+}
+
+// recordLocked writes the connections down for the next process.
+func (d *device) recordLocked() {
+	if err := record(d.claim, d.inherited, d.links); err != nil {
+		d.log.Warn("write down the connections", "device", d.claim.Device(), "err", err)
+	}
 }
 
 // drop takes an ended connection out of its slot.
@@ -285,6 +294,7 @@ func (d *device) takeDown(force bool) error {
 				s.link.shut()
 			}
 		}
+		destroyRecorded(d.claim)
 	}
 	// The link goes first: once the kernel's device is free somebody else may get it.
 	err := d.claim.Unlink()
@@ -313,7 +323,7 @@ func (d *device) takeDown(force bool) error {
 	d.mu.Unlock()
 	d.closed = true
 	d.end()
-	return errors.Join(err, d.claim.Drop(), d.control.Close())
+	return errors.Join(err, forget(d.claim), d.claim.Drop(), d.control.Close())
 }
 
 // Adjust implements attach.Adjuster.

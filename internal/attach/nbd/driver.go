@@ -129,12 +129,12 @@ func (d *Driver) AttachRemote(ctx context.Context, uri string, r RemoteOptions, 
 		return nil, fmt.Errorf("attach %s: the kernel's driver knows no TLS: %w", uri, errors.ErrUnsupported)
 	}
 	r.Dial.NoStructuredReplies = true
-	server := &remote{uri: uri, config: r.Dial}
+	server := &remote{uri: uri, config: r.Dial, first: make(chan *link, 1)}
 	first, err := server.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	server.first = first // it is used, too
+	server.first <- first // it is used, too
 	defer server.dropFirst()
 	info := server.info
 	p := plan{
@@ -235,7 +235,7 @@ func (d *Driver) attach(ctx context.Context, o attach.Options, p plan) (_ attach
 		return nil, errors.Join(err, a.claim.Leave())
 	}
 	if err := a.connect(ctx, o, p); err != nil {
-		return nil, errors.Join(err, a.claim.Drop())
+		return nil, errors.Join(err, forget(a.claim), a.claim.Drop())
 	}
 	return a, nil
 }
@@ -281,6 +281,7 @@ func (d *device) connect(ctx context.Context, o attach.Options, p plan) (err err
 		l.taken()
 		d.links = append(d.links, slot{l, true, now})
 	}
+	d.recordLocked() // nobody else knows d yet
 	d.tune(p)
 	if !own {
 		if err := d.claim.Link(d.kernelPath()); err != nil {

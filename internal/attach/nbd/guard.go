@@ -55,14 +55,16 @@ func (c *calls) overlapsLocked(r block.Request) bool {
 	return false
 }
 
-// end takes a request out.
-func (c *calls) end(n *call, err error) {
+// end takes a request out. One that was given up is not counted: it will be sent again.
+func (c *calls) end(n *call, err error, gaveUp bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.pending, n)
-	c.requests++
-	if err != nil {
-		c.errors++
+	if !gaveUp {
+		c.requests++
+		if err != nil {
+			c.errors++
+		}
 	}
 	if n.Op.Changes() {
 		c.ended.Broadcast()
@@ -82,15 +84,19 @@ func (c *calls) count() (requests, errors uint64, pending int, oldest time.Durat
 
 // guard returns dev for the requests of one connection, whose end here is conn. See the package's comment.
 func (c *calls) guard(dev block.Device, conn syscall.RawConn) block.Device {
-	return block.Around(dev, func(_ context.Context, r block.Request, do func() error) (err error) {
+	return block.Around(dev, func(ctx context.Context, r block.Request, do func() error) error {
 		n := c.begin(r)
-		defer func() { c.end(n, err) }()
-		if r.Op.Changes() && hungUp(conn) {
-			return fmt.Errorf("%s: its connection ended: %w", r.Op, unix.ESHUTDOWN)
+		err := errGone
+		if !r.Op.Changes() || !hungUp(conn) {
+			err = do()
 		}
-		return do()
+		c.end(n, err, err == errGone || ctx.Err() != nil)
+		return err
 	})
 }
+
+// errGone is the answer, which nobody will hear, to a request whose connection ended before its turn came.
+var errGone = fmt.Errorf("the connection of the request ended: %w", unix.ESHUTDOWN)
 
 // hungUp says whether the other end of a connection, or this one, has ended it, even if there still is something to be read.
 func hungUp(conn syscall.RawConn) bool {

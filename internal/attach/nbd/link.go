@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -28,10 +29,11 @@ const (
 
 // link is one connection of the kernel's.
 type link struct {
-	fd    int    // what the kernel is given
-	peer  string // the other end's address
-	since time.Time
-	ended chan struct{} // closed when the connection has ended, and nothing is done for it any more
+	fd            int    // what the kernel is given
+	peer          string // the other end's address
+	since         time.Time
+	local, remote netip.AddrPort // of a TCP connection
+	ended         chan struct{}  // closed when the connection has ended, and nothing is done for it any more
 
 	shut  func() // ends the connection; it may be called again
 	taken func() // called when the kernel has it
@@ -103,14 +105,15 @@ type remote struct {
 	uri    string
 	config nbd.DialConfig
 	info   nbd.ExportInfo // of the first connection
-	first  *link          // that one, until it is used
+	first  chan *link     // that one, until it is used
 }
 
 // open implements opener.
 func (r *remote) open(ctx context.Context) (*link, error) {
-	if l := r.first; l != nil {
-		r.first = nil
+	select {
+	case l := <-r.first:
 		return l, nil
+	default:
 	}
 	conn, info, err := nbd.Negotiate(ctx, r.uri, r.config)
 	if err != nil {
@@ -127,8 +130,10 @@ func (r *remote) open(ctx context.Context) (*link, error) {
 
 // dropFirst ends the first connection if it was not used.
 func (r *remote) dropFirst() {
-	if l := r.first; l != nil {
+	select {
+	case l := <-r.first:
 		l.end()
+	default:
 	}
 }
 
@@ -170,6 +175,9 @@ func newWire(conn net.Conn) (*link, error) {
 	l := &link{fd: fd, peer: conn.RemoteAddr().String(), since: time.Now(), ended: make(chan struct{})}
 	if l.peer == "" || l.peer == "@" {
 		l.peer = conn.RemoteAddr().Network() + " socket"
+	}
+	if tcp, ok := conn.LocalAddr().(*net.TCPAddr); ok {
+		l.local, l.remote = tcp.AddrPort(), conn.RemoteAddr().(*net.TCPAddr).AddrPort()
 	}
 	l.taken = func() {}
 	l.rtt = func() time.Duration { return roundTrip(fd) }

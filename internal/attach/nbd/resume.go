@@ -69,6 +69,7 @@ func (d *device) resume(left nbdkernel.Device, found bool, p plan) error {
 			_ = notices.Close()
 		})
 	}
+	d.inherited = recorded(d.claim)
 	now := time.Now()
 	for range left.Connections {
 		d.links = append(d.links, slot{alive: d.outlive, since: now})
@@ -89,8 +90,10 @@ func clean(control *nbdkernel.Control, c *claim.Claim, left nbdkernel.Device, fo
 		if len(holders) > 0 {
 			return attach.Busy(c.Device(), holders)
 		}
+	} else {
+		destroyRecorded(c)
 	}
-	return errors.Join(c.Unlink(), control.Disconnect(left.Index))
+	return errors.Join(c.Unlink(), forget(c), control.Disconnect(left.Index))
 }
 
 // Clean removes what a process that was killed has left of device, an absolute path, and says whether there was anything.
@@ -124,7 +127,7 @@ func (d *Driver) remove(device string, force bool) error {
 		}
 	}
 	if err == nil {
-		err = c.Unlink()
+		err = errors.Join(c.Unlink(), forget(c))
 	}
 	if err != nil {
 		return errors.Join(err, c.Leave())
