@@ -13,5 +13,5 @@
 // # Sizes
 //
 // A block device has whole sectors of 512 bytes. The device of an image that has not is larger than the image, up to the next
-// multiple of 4096 bytes; what is beyond the image's end reads as zeroes. Such a device cannot be written to.
+// multiple of 4096 bytes; what is beyond the image's end reads as zeroes, and takes no others.
 package ublk

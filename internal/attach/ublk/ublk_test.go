@@ -131,21 +131,27 @@ func TestTheDeviceIsTheImageWithZeroesUpToWholeSectors(t *testing.T) {
 }
 
 func TestWhatIsWrittenIsInTheDevice(t *testing.T) {
-	for _, size := range []int{1 << 20, 1<<20 + 1} {
-		dev := blocktest.NewDisk(int64(size))
+	for _, size := range []int64{1 << 20, 1<<20 + 1} {
+		dev := blocktest.NewDisk(size)
 		a := newSpot(t).attached(t, dev)
 		f, err := os.OpenFile(a.Path(), os.O_RDWR|unix.O_SYNC, 0)
-		if err == nil {
-			_, err = f.WriteAt([]byte("hello"), 4097)
-			f.Close()
-		}
-		got := make([]byte, 5)
-		if err := dev.ReadAt(t.Context(), got, 4097); err != nil {
+		if err != nil {
 			t.Fatal(err)
 		}
-		if whole := size%512 == 0; (err == nil) != whole || (string(got) == "hello") != whole {
-			t.Errorf("a device of %d bytes: written with %v, and there is %q", size, err, got)
+		defer f.Close()
+		for _, off := range []int64{4097, size - 5} {
+			if _, err := f.WriteAt([]byte("hello"), off); err != nil {
+				t.Errorf("a device of %d bytes: write at %d: %v", size, off, err)
+			}
+			got := make([]byte, 5)
+			if err := dev.ReadAt(t.Context(), got, off); err != nil || string(got) != "hello" {
+				t.Errorf("a device of %d bytes: at %d is %q (%v)", size, off, got, err)
+			}
 		}
+		if _, err := f.WriteAt([]byte("x"), size); err == nil {
+			t.Errorf("a device of %d bytes: written behind its end", size)
+		}
+		f.Close()
 	}
 }
 
