@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -142,10 +141,6 @@ func (o *attachOptions) candidates() []attach.Driver {
 	if o.device != "" {
 		all = slices.DeleteFunc(all, func(d attach.Driver) bool { return d.Name() == socketDriver })
 	}
-	if isNBD(o.image) {
-		// The kernel's own client is the best for other servers: nothing passes through this process.
-		slices.SortStableFunc(all, func(a, b attach.Driver) int { return cmp.Compare(rank(a), rank(b)) })
-	}
 	if o.resume {
 		for _, d := range all {
 			if claim.Exists(claims(), d.Name(), o.device) {
@@ -154,14 +149,6 @@ func (o *attachOptions) candidates() []attach.Driver {
 		}
 	}
 	return all
-}
-
-// rank is lower for the driver that talks to NBD servers itself.
-func rank(d attach.Driver) int {
-	if d.Name() == nbdDriver {
-		return 0
-	}
-	return 1
 }
 
 // times are the limits that the driver is told.

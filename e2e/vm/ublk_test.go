@@ -103,7 +103,7 @@ func TestAWritableDeviceOfUblkOutlivesItsProcess(t *testing.T) {
 	t.Parallel()
 	vm.Need(t)
 	l := lab.ForTest(t, lab.Options{VMs: 1})
-	server := startForeign(t, l, 16<<20)
+	server := startForeign(t, l, 16<<20, nil, nil)
 	g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Loadable: []string{"ublk_drv"}, CPUs: 2, Files: loadProgram(t)})
 	attach := []string{"attach", "--driver", "ublk", server.uri(), "/dev/disk"}
 	run(t, g, "dnbd", attach...)
@@ -128,7 +128,7 @@ func TestADeviceOfUblkGoesByForce(t *testing.T) {
 	t.Parallel()
 	vm.Need(t)
 	l := lab.ForTest(t, lab.Options{VMs: 1})
-	server := startForeign(t, l, 16<<20)
+	server := startForeign(t, l, 16<<20, nil, nil)
 	g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Loadable: []string{"ublk_drv"}})
 	for _, c := range []struct {
 		name string
