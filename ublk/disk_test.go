@@ -246,14 +246,13 @@ func hammer(t *testing.T, path string, writers int, region int64, rounds int) {
 				return
 			}
 			copy(want, b)
-			r := rand.New(rand.NewPCG(uint64(w), 7))
+			source := rand.NewChaCha8([32]byte{byte(w)})
+			r := rand.New(source)
 			for range rounds {
 				n := (1 + r.Int64N(min(region, 256<<10)/sector)) * sector
 				off := r.Int64N((region-n)/sector+1) * sector
 				if r.IntN(2) == 0 {
-					for i := range b[:n] {
-						b[i] = byte(r.Uint32())
-					}
+					_, _ = source.Read(b[:n])
 					copy(want[off:], b[:n])
 					_, err = f.WriteAt(b[:n], start+off)
 				} else if _, err = f.ReadAt(b[:n], start+off); err == nil && !bytes.Equal(b[:n], want[off:off+n]) {
