@@ -22,9 +22,9 @@ PLAIN = ./cmd/... ./e2e ./e2e/lab ./internal/sim/...
 # The program builds for all of these; what only one system has is in files that say so. Tests are looked at where there are
 # pipes and signals to test with.
 SYSTEMS = linux/arm64 linux/386 darwin/arm64 freebsd/amd64 windows/amd64
-PORTABLE = ./block/... ./image/... ./nbd/... ./internal/... ./cmd/...
+PORTABLE = ./block/... ./image/... ./nbd/... ./ublk/... ./internal/... ./cmd/...
 
-DIRS = bench block boot cmd demo e2e image internal nbd
+DIRS = bench block boot cmd demo e2e image internal nbd ublk
 
 .PHONY: all build test test-vm vm check lint cross race fuzz bench bench-nbd run man install install-boot clean help
 
@@ -36,6 +36,7 @@ build: ## the one program, bin/dnbd, static, with its other names beside it
 	ln -sf dnbd bin/dnbd-server
 	ln -sf dnbd bin/dnbd-client
 	ln -sf dnbd bin/nbd-server
+	ln -sf dnbd bin/nbd-client
 
 test: ## all tests; installs the Debian packages that they need
 	scripts/install-deps.sh test
@@ -105,6 +106,7 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-server
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-client
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-server
+	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-client
 	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 boot/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
