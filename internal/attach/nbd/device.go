@@ -285,6 +285,7 @@ func (d *device) Force() error {
 // takeDown disconnects the device. With force the connections end first: the kernel waits for whoever is sending on them.
 func (d *device) takeDown(force bool) error {
 	d.cancel()
+	d.wg.Wait() // no connection is made from here on
 	d.mu.Lock()
 	links := slices.Clone(d.links)
 	d.mu.Unlock()
@@ -301,10 +302,6 @@ func (d *device) takeDown(force bool) error {
 	if d.ours() == nil {
 		err = errors.Join(err, d.control.Disconnect(d.index))
 	}
-	d.wg.Wait()
-	d.mu.Lock()
-	links = slices.Clone(d.links)
-	d.mu.Unlock()
 	deadline := time.After(partingTime)
 	for _, s := range links {
 		if s.link == nil {
