@@ -36,6 +36,7 @@ build: ## the one program, bin/dnbd, static, with its other names beside it
 	ln -sf dnbd bin/dnbd-server
 	ln -sf dnbd bin/dnbd-client
 	ln -sf dnbd bin/nbd-server
+	ln -sf dnbd bin/nbd-client
 
 test: ## all tests; installs the Debian packages that they need
 	scripts/install-deps.sh test
@@ -105,6 +106,7 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-server
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-client
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-server
+	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-client
 	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 boot/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/

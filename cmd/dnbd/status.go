@@ -121,6 +121,10 @@ func (s *machineStatus) write(w io.Writer) error {
 
 func writeAttachment(b *strings.Builder, st control.Status) {
 	a := st.Attachment
+	if st.Group == "" {
+		writeRemote(b, st)
+		return
+	}
 	fmt.Fprintf(b, "%s  %s revision %d, %s, driver %s, process %d for %v\n", a.Device, a.Image.Name, a.Image.Revision,
 		size.Format(a.Image.Size), a.Driver, st.PID, age(st.Started))
 	fmt.Fprintf(b, "  image     %s in group %s on %s\n", a.Image.ID, st.Group, strings.Join(st.Interfaces, ", "))
@@ -145,6 +149,7 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 	if len(a.Replicas) == 0 {
 		b.WriteString("  server    none that has the image is heard\n")
 	}
+	writeKernel(b, a.Kernel)
 	if st.Log != "" {
 		fmt.Fprintf(b, "  log       %s\n", st.Log)
 	}

@@ -83,7 +83,7 @@ func guestSums(t *testing.T, g *vm.Guest, dir string) []string {
 }
 
 // need skips the test, or fails it when DNBD_REQUIRE=1, if a program is not there.
-func need(t *testing.T, programs ...string) {
+func need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err == nil {

@@ -18,7 +18,7 @@ import (
 const patience = 90 * time.Second
 
 // within is a context for something that takes moments.
-func within(t *testing.T) context.Context {
+func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
