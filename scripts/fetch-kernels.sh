@@ -1,10 +1,10 @@
 #!/bin/sh
 # fetch-kernels.sh: puts the kernels that VM tests boot into $XDG_CACHE_HOME/dnbd/kernels (~/.cache/dnbd/kernels), once.
 #
-# One directory for each suite of Debian below: vmlinux, which QEMU boots without unpacking it first; its config; the modules, not
-# compressed and with modules.dep, as modules/; and release, what uname -r says. The packages come from the mirror that apt is configured
-# with, by lists of their own: apt's configuration stays as it is. apt checks signatures. A directory that is there is complete and
-# left alone; remove it to have the kernel of today.
+# One directory for each suite of Debian below: vmlinux, which QEMU boots without unpacking it first; vmlinuz, for boot loaders; their
+# config; the modules, not compressed and with modules.dep, as modules/; and release, what uname -r says. The packages come from
+# the mirror that apt is configured with, by lists of their own: apt's configuration stays as it is. apt checks signatures. A
+# directory that is there is complete and left alone; remove it to have the kernel of today.
 set -eu
 
 suites="bookworm bookworm-backports" # 6.1: nbd; 6.12: nbd, ublk, FUSE passthrough

@@ -88,6 +88,12 @@ func TestAGuestBootsAndDoesWhatItIsTold(t *testing.T) {
 		if _, err := p.Wait(ctx); !errors.As(err, &failed) || failed.Code != -1 || failed.How != "signal: killed" {
 			t.Errorf("a program that was killed: %v", err)
 		}
+		short, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		if _, err := g.Run(short, "sleep", "1000"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a program that takes too long: %v", err)
+		}
+		run(t, g, "sh", "-c", "while pidof sleep; do :; done") // it was killed
 		if err := g.PowerOff(ctx); err != nil {
 			t.Error(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/dnbd/dnbd/e2e/vm/agent"
 )
@@ -26,6 +27,9 @@ type Process struct {
 	code           int
 	how            string
 }
+
+// killTime bounds the attempt to kill what has run for too long.
+const killTime = 10 * time.Second
 
 // ExitError says how a process failed.
 type ExitError struct {
@@ -63,7 +67,9 @@ func (g *Guest) RunInput(ctx context.Context, stdin []byte, name string, args ..
 	}
 	out, err := p.Wait(ctx)
 	if ctx.Err() != nil {
-		p.g.Signal(context.WithoutCancel(ctx), -p.PID, syscall.SIGKILL) // it may have ended meanwhile
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
+		defer cancel()
+		g.Signal(late, -p.PID, syscall.SIGKILL) // it may have ended meanwhile, or the guest hangs
 	}
 	return out, err
 }
