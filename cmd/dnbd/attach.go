@@ -155,6 +155,15 @@ func (o *attachOptions) candidates() []attach.Driver {
 	return all
 }
 
+// id is what a device is known by when it is to be taken over: one that can be written to is not taken over as one that
+// cannot.
+func (o *attachOptions) id(of string) string {
+	if o.cow != "" {
+		return of + "+cow"
+	}
+	return of
+}
+
 // times are the limits that the driver is told.
 func (o *attachOptions) times() attach.Times {
 	return attach.Times{Request: o.timeout, Dead: o.ioTimeout}

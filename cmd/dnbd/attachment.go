@@ -85,17 +85,15 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 	}
 	defer func() { err = errors.Join(err, a.client.Close()) }()
 	var dev block.Device = a.client
-	id := offer.Descriptor.ID().String()
 	if a.overlay, err = o.openOverlay(ctx, a.client, o.image); err != nil {
 		return err
 	}
 	if a.overlay != nil {
 		dev = a.overlay
-		id += "+cow" // what can be written to is not resumed as what cannot
 		defer func() { err = a.overlay.end(o.cow == cowMemory, err) }()
 	}
 	a.device, err = driver.Attach(ctx, dev, attach.Options{
-		Device: o.device, Resume: o.resume, Socket: o.socket, Name: offer.Descriptor.Name, ID: id, Times: o.times(), Log: log,
+		Device: o.device, Resume: o.resume, Socket: o.socket, Name: offer.Descriptor.Name, ID: o.id(offer.Descriptor.ID().String()), Times: o.times(), Log: log,
 	})
 	if err != nil {
 		return err

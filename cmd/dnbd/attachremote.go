@@ -199,10 +199,10 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 	}
 	a := &attachment{remote: o.image, started: time.Now()}
 	options := attach.Options{
-		Device: o.device, Resume: o.resume, Socket: o.socket, Name: strings.Trim(u.Host+"-"+u.Export, "-"), ID: o.image,
+		Device: o.device, Resume: o.resume, Socket: o.socket, Name: strings.Trim(u.Host+"-"+u.Export, "-"), ID: o.id(o.image),
 		Times: o.times(), Log: log,
 	}
-	if k, ok := driver.(*kernelnbd.Driver); ok && !o.nbd.relay {
+	if k, ok := driver.(*kernelnbd.Driver); ok && !o.nbd.relay && o.cow == "" {
 		a.device, err = k.AttachRemote(ctx, o.image, kernelnbd.RemoteOptions{
 			Dial: config, ReadOnly: o.nbd.readOnly, BlockSize: o.nbd.blockSize, Size: o.nbd.size,
 		}, options)
@@ -221,6 +221,13 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 			return err
 		}
 		defer func() { err = errors.Join(err, dev.Close()) }()
+		if a.overlay, err = o.openOverlay(ctx, dev, o.image); err != nil {
+			return err
+		}
+		if a.overlay != nil {
+			dev = a.overlay
+			defer func() { err = a.overlay.end(o.cow == cowMemory, err) }()
+		}
 		if a.device, err = driver.Attach(ctx, dev, options); err != nil {
 			return err
 		}
@@ -248,7 +255,7 @@ func (o *attachOptions) open(ctx context.Context, config nbd.DialConfig) (block.
 		return nil, errors.New("another size or block size needs driver nbd, and no TLS")
 	}
 	dev, err := remote.Open(ctx, o.image, config)
-	if err == nil && o.nbd.readOnly {
+	if err == nil && (o.nbd.readOnly || o.cow != "") {
 		dev = block.ReadOnly(dev)
 	}
 	return dev, err
@@ -276,6 +283,7 @@ func (a *attachment) remoteStatus() control.Status {
 	st := &control.Attachment{
 		Device: a.device.Path(), Driver: a.device.Driver(), URI: a.uri, Target: a.remote,
 		Image: control.Image{Name: a.remote, Size: a.size}, Replicas: []control.Replica{}, Kernel: kernelStatus(a.device),
+		Overlay: a.overlay.status(),
 	}
 	return control.Status{Version: version, Started: a.started.UTC(), Interfaces: []string{}, Log: a.logFile, Attachment: st}
 }
@@ -311,6 +319,7 @@ func writeRemote(b *strings.Builder, st control.Status) {
 	if a.Image.Size > 0 {
 		fmt.Fprintf(b, "  size      %s, through the process\n", size.Format(a.Image.Size))
 	}
+	writeOverlay(b, a.Overlay)
 	writeKernel(b, a.Kernel)
 	if st.Log != "" {
 		fmt.Fprintf(b, "  log       %s\n", st.Log)
