@@ -32,8 +32,12 @@ type threadConn struct {
 }
 
 // thread returns the connection by which conn is to be talked to from now on. It takes the place of conn, which it closes, if
-// the server has few of them.
+// the server has few of them. Below TLS it does so as well.
 func thread(conn net.Conn, count *counters) net.Conn {
+	if c, ok := conn.(*tlsConn); ok {
+		c.records.Conn = thread(c.records.Conn, count)
+		return c
+	}
 	c, ok := conn.(syscall.Conn)
 	if !ok || count.connections.Load() > maxThreads {
 		return conn

@@ -78,7 +78,8 @@ type tlsConn struct {
 
 // newTLSConn does the server's part of the handshake on conn, until the connection's deadline.
 func newTLSConn(ctx context.Context, conn net.Conn, config *tls.Config) (*tlsConn, error) {
-	records := &records{Conn: conn, r: bufio.NewReaderSize(conn, readAhead)}
+	records := &records{Conn: conn}
+	records.r = bufio.NewReaderSize(received{records}, readAhead)
 	c := &tlsConn{Conn: tls.Server(records, config), records: records}
 	if err := c.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("TLS handshake: %w", err)
@@ -103,6 +104,11 @@ type records struct {
 	waiting func()     // while held, otherwise nil
 	buf     []byte
 }
+
+// received reads from what lies below records.
+type received struct{ r *records }
+
+func (r received) Read(p []byte) (int, error) { return r.r.Conn.Read(p) }
 
 // Read reads what was received.
 func (r *records) Read(p []byte) (int, error) { return r.r.Read(p) }
