@@ -180,7 +180,7 @@ func (s *splicer) unload(p *pipe) (sent int64, err error) {
 				return true
 			default:
 				p.n -= int(m)
-				sent += m
+				sent += int64(m) // an int on 32-bit systems
 			}
 		}
 		return true
