@@ -17,16 +17,16 @@ endif
 # In make test the race detector looks at the packages that have goroutines of their own. The simulator has none, and takes ten
 # times as long with it; the tests in namespaces run the real program, which is not built with it. make check has it
 # look at everything.
-PLAIN = ./cmd/... ./e2e/... ./internal/sim/...
+PLAIN = ./cmd/... ./e2e ./e2e/lab ./internal/sim/...
 
 # The program builds for all of these; what only one system has is in files that say so. Tests are looked at where there are
 # pipes and signals to test with.
 SYSTEMS = linux/arm64 linux/386 darwin/arm64 freebsd/amd64 windows/amd64
-PORTABLE = ./block/... ./image/... ./nbd/... ./internal/... ./cmd/...
+PORTABLE = ./block/... ./image/... ./nbd/... ./ublk/... ./internal/... ./cmd/...
 
-DIRS = bench block cmd demo e2e image internal nbd
+DIRS = bench block boot cmd demo e2e image internal nbd ublk
 
-.PHONY: all build test check lint cross race fuzz bench bench-nbd run man install clean help
+.PHONY: all build test test-vm vm check lint cross race fuzz bench bench-nbd run man install install-boot clean help
 
 all: build
 
@@ -36,14 +36,29 @@ build: ## the one program, bin/dnbd, static, with its other names beside it
 	ln -sf dnbd bin/dnbd-server
 	ln -sf dnbd bin/dnbd-client
 	ln -sf dnbd bin/nbd-server
+	ln -sf dnbd bin/nbd-client
 
 test: ## all tests; installs the Debian packages that they need
 	scripts/install-deps.sh test
+	-scripts/fetch-kernels.sh
+	-scripts/build-userland.sh
 	$(GO) vet ./...
 	@failed=; \
 	$(GO) test -race -timeout 8m $$($(GO) list ./... | grep -v -e /cmd/ -e /e2e -e /internal/sim) || failed=1; \
 	$(GO) test -timeout 8m $(PLAIN) || failed=1; \
+	$(GO) test -timeout 20m ./e2e/vm/... || failed=1; \
 	[ -z "$$failed" ]
+
+test-vm: ## the tests in virtual machines alone, with the kernels of Debian 12 and its backports
+	scripts/install-deps.sh test
+	scripts/fetch-kernels.sh
+	scripts/build-userland.sh
+	$(GO) test -count 1 -timeout 20m -v ./e2e/vm/...
+
+vm: ## a shell in a virtual machine; KERNEL=bookworm for Linux 6.1, IMAGE=FILE to serve one to it
+	scripts/install-deps.sh vm
+	scripts/fetch-kernels.sh
+	$(GO) run ./e2e/vm/play $(if $(KERNEL),-kernel $(KERNEL)) $(if $(IMAGE),-image $(IMAGE))
 
 check: lint cross race ## what a change has to pass: linters, other systems, all tests with the race detector
 
@@ -61,6 +76,8 @@ cross: ## build for other systems
 
 race: ## all tests with the race detector
 	scripts/install-deps.sh test
+	-scripts/fetch-kernels.sh
+	-scripts/build-userland.sh
 	$(GO) test -race -timeout 30m ./...
 
 fuzz: ## each fuzz target for FUZZTIME, 60s unless set
@@ -89,10 +106,18 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-server
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/dnbd-client
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-server
+	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-client
 	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 644 boot/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
+
+install-boot: ## what makes initramfs-tools boot from a group, to /etc/initramfs-tools below DESTDIR
+	install -d $(DESTDIR)/etc/initramfs-tools/hooks $(DESTDIR)/etc/initramfs-tools/scripts
+	install boot/initramfs-tools/hooks/dnbd $(DESTDIR)/etc/initramfs-tools/hooks/
+	install -m 644 boot/initramfs-tools/scripts/dnbd $(DESTDIR)/etc/initramfs-tools/scripts/
 
 clean: ## remove what was built
 	rm -rf bin
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13

@@ -279,7 +279,7 @@ func (h *handshake) choose(ctx context.Context, export string, secure *tls.Confi
 		return err
 	}
 	err := fmt.Errorf("GO: %w", errors.ErrUnsupported)
-	if h.fixed {
+	if h.fixed && !h.config.NoGo {
 		err = h.describe(optGo, export)
 	}
 	if errors.Is(err, errors.ErrUnsupported) && h.agreed.form != formExtended {

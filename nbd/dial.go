@@ -35,6 +35,9 @@ type DialConfig struct {
 	// What not to ask the server for, for servers that cannot bear it. Without structured replies there are no extended
 	// headers and no contexts either. Without block sizes a server may refuse requests that do not fit its own.
 	NoStructuredReplies, NoExtendedHeaders, NoBlockSizes bool
+	// NoGo chooses the export by EXPORT_NAME, for servers that lose step when they are asked for GO. Those that merely do not
+	// know GO need no such care.
+	NoGo bool
 
 	// Dial opens sockets in place of package net: network is "tcp", "unix" or "vsock", address as for net.Dial. The
 	// connection's deadlines must work.

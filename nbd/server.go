@@ -187,7 +187,7 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	})
 	defer stop()
 	r := bufio.NewReader(conn) // a small one: who only shakes hands does not get what a transmission needs
-	client := conn // as it is talked to: with TLS at some time, perhaps
+	client := conn             // as it is talked to: with TLS at some time, perhaps
 	n := &negotiation{
 		exports: &s.exports, noList: s.config.NoList, r: r, w: conn, tls: s.config.TLSMode,
 		waiting: func() error { return conn.SetDeadline(time.Now().Add(s.config.HandshakeTimeout)) },

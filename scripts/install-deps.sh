@@ -11,13 +11,16 @@ build="ca-certificates"
 lab="$build iproute2 util-linux nftables ethtool"
 # Foreign programs that tests compare with: they read our NBD, make file systems, look into them.
 foreign="libnbd-bin python3-libnbd qemu-utils nbdkit nbd-client nbd-server fio erofs-utils squashfs-tools e2fsprogs fuse3 mount diffutils openssl"
+# Virtual machines, their kernels, and what is in their first file system: package e2e/vm, fetch-kernels.sh.
+vm="qemu-system-x86 busybox-static kmod xz-utils lz4 zstd mmdebstrap erofs-utils debian-archive-keyring"
 
 case "${1-}" in
 build) want="$build" ;;
 run)   want="$lab squashfs-tools" ;;
-test)  want="$lab $foreign gcc libc6-dev" ;; # the race detector needs a C compiler
+vm)    want="$lab $vm" ;;
+test)  want="$lab $vm $foreign gcc libc6-dev" ;; # the race detector needs a C compiler
 bench) want="$lab libnbd-bin nbdkit nbd-server qemu-utils fio udpcast erofs-utils" ;;
-*)     echo "usage: $0 build|run|test|bench" >&2; exit 2 ;;
+*)     echo "usage: $0 build|run|vm|test|bench" >&2; exit 2 ;;
 esac
 
 command -v dpkg-query >/dev/null || {

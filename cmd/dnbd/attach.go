@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dnbd/dnbd/internal/attach"
+	"github.com/dnbd/dnbd/internal/attach/claim"
 	"github.com/dnbd/dnbd/internal/control"
 	"github.com/dnbd/dnbd/internal/size"
 	"github.com/dnbd/dnbd/internal/target"
@@ -27,6 +28,9 @@ type attachOptions struct {
 	driver    string
 	socket    string
 	ioTimeout time.Duration
+	timeout   time.Duration // 0: the driver chooses
+	resume    bool
+	nbd       nbdOptions
 	verbose   bool
 }
 
@@ -40,8 +44,11 @@ func attachCommand() *cobra.Command {
 		Long: "Make an image a block device of this machine, or a socket for NBD clients, and print its path or URI once it can be\n" +
 			"used. It is served by a process in the background until 'dnbd detach'. When no server answers reads wait.\n\n" +
 			"IMAGE is " + target.Forms + ".\n" +
+			"An export of any NBD server is named by its URI, such as nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH; where it\n" +
+			"can be written to, so can the device. With driver nbd and without TLS the kernel talks to the server itself.\n" +
 			"DEVICE is the path of the block device to make; by default the next free /dev/dnbdN.",
-		Example: "  dnbd attach debian-12\n  dnbd attach --cache /var/cache/dnbd --cache-size 8G dnbd://239.0.0.7/films /dev/films\n" +
+		Example: "  dnbd attach debian-12\n  dnbd attach nbd://server/films /dev/films\n" +
+			"  dnbd attach --cache /var/cache/dnbd --cache-size 8G dnbd://239.0.0.7/films /dev/films\n" +
 			"  dnbd attach --cow /var/lib/dnbd/debian.cow debian-12 /dev/root0\n  dnbd attach --driver socket --socket /tmp/films.sock films",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
@@ -76,9 +83,12 @@ func attachCommand() *cobra.Command {
 	f.Var(&o.cacheSize, "cache-size", "make the cache this large (default: 64 MiB in memory, or as the file is)")
 	f.StringVar(&o.cow, "cow", "", "let the device be written to, and keep that in `FILE`, over restarts too; mem keeps it in memory\n"+
 		"until the device is detached")
-	f.StringVar(&o.driver, "driver", attach.Auto, "attach by `DRIVER`: fuse, which makes a block device and needs root, socket, or auto")
+	f.StringVar(&o.driver, "driver", attach.Auto, "attach by `DRIVER`: ublk, nbd or fuse, which make a block device and need root, socket, or auto, the best of these")
 	f.StringVar(&o.socket, "socket", "", "make the socket at `PATH` (default: named after the image, in "+control.Dir()+"/nbd)")
 	f.DurationVar(&o.ioTimeout, "io-timeout", 0, "let reads, and this command, fail when no server answers for this long, such as 30s (default: wait)")
+	f.DurationVar(&o.timeout, "timeout", 0, "with driver nbd, send a request again that was not answered for this long (default: 30s)")
+	f.BoolVar(&o.resume, "resume", false, "take over DEVICE, whose process has ended, with the same image: what waits for it goes on")
+	o.nbd.add(cmd)
 	f.BoolVar(&foreground, "foreground", false, "do not go to the background")
 	f.BoolVar(&report, "report", false, "be the process in the background, and tell the other one on standard output")
 	f.Lookup("cache-size").DefValue = "" // said in the text
@@ -88,24 +98,26 @@ func attachCommand() *cobra.Command {
 
 // check looks for what is wrong or contradictory, and makes relative paths absolute.
 func (o *attachOptions) check(cmd *cobra.Command) error {
-	if _, err := target.Parse(o.image); err != nil {
-		return usagef("%w", err)
+	if err := o.checkImage(cmd); err != nil {
+		return err
 	}
 	switch {
+	case o.timeout < 0:
+		return usagef("--timeout %v is negative", o.timeout)
+	case o.resume && o.device == "":
+		return usagef("--resume: name the DEVICE that is to be taken over")
 	case cmd.Flags().Changed("cache-size") && o.cacheSize <= 0:
 		return usagef("--cache-size %s: a cache has to hold something", o.cacheSize.String())
 	case o.ioTimeout < 0:
 		return usagef("--io-timeout %v is negative", o.ioTimeout)
-	case o.socket != "" && o.driver == "fuse":
-		return usagef("--socket and --driver fuse contradict each other: that driver makes a block device")
+	case o.socket != "" && o.driver != socketDriver && o.driver != attach.Auto:
+		return usagef("--socket and --driver %s contradict each other: that driver makes a block device", o.driver)
 	case o.socket != "" && o.device != "":
 		return usagef("--socket %s and DEVICE %s contradict each other: name one of them", o.socket, o.device)
 	case o.device != "" && o.driver == "socket":
 		return usagef("DEVICE %s and --driver socket contradict each other: name the socket with --socket", o.device)
 	case o.socket != "":
 		o.driver = "socket"
-	case o.device != "" && o.driver == attach.Auto:
-		o.driver = deviceDriver // a device was asked for, so a socket would not do
 	}
 	names := []string{attach.Auto}
 	for _, d := range drivers() {
@@ -127,6 +139,36 @@ func (o *attachOptions) check(cmd *cobra.Command) error {
 	return nil
 }
 
+// candidates are the drivers that can do what is asked for.
+func (o *attachOptions) candidates() []attach.Driver {
+	all := drivers()
+	if o.device != "" {
+		all = slices.DeleteFunc(all, func(d attach.Driver) bool { return d.Name() == socketDriver })
+	}
+	if o.resume {
+		for _, d := range all {
+			if claim.Exists(claims(), d.Name(), o.device) {
+				return []attach.Driver{d} // no other can take it over
+			}
+		}
+	}
+	return all
+}
+
+// id is what a device is known by when it is to be taken over: one that can be written to is not taken over as one that
+// cannot.
+func (o *attachOptions) id(of string) string {
+	if o.cow != "" {
+		return of + "+cow"
+	}
+	return of
+}
+
+// times are the limits that the driver is told.
+func (o *attachOptions) times() attach.Times {
+	return attach.Times{Request: o.timeout, Dead: o.ioTimeout}
+}
+
 // ready is what there is to say of an attachment that can be used.
 type ready struct {
 	Device  string   `json:"device"`
@@ -139,7 +181,11 @@ type ready struct {
 
 // write prints the address of the attachment for people and programs, and for people what it is and by which driver.
 func (r ready) write(cmd *cobra.Command) error {
-	fmt.Fprintf(cmd.ErrOrStderr(), "dnbd: %s in %s; %s\n", r.Image, r.Network, strings.Join(r.Why, "; "))
+	where := ""
+	if r.Network != "" {
+		where = " in " + r.Network
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "dnbd: %s%s; %s\n", r.Image, where, strings.Join(r.Why, "; "))
 	address := r.Device
 	if r.URI != "" {
 		address = r.URI

@@ -28,8 +28,10 @@ import (
 type attachment struct {
 	target  target.Target
 	network client.Network
-	client  *client.Client
-	overlay *overlaid // nil where the device can only be read
+	client  *client.Client // nil for an export of an NBD server
+	remote  string         // the URI of that
+	size    int64          // and its length in bytes
+	overlay *overlaid      // nil where nothing is kept of what is written
 	device  attach.Attachment
 	uri     string
 	started time.Time
@@ -42,6 +44,9 @@ type attachment struct {
 // serve attaches the image, calls report when it can be used, and returns when it is detached again: by a request at its
 // control socket, or because ctx ended. While it is in use it stays.
 func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func(ready) error) (err error) {
+	if isNBD(o.image) {
+		return o.serveRemote(ctx, log, report)
+	}
 	t, err := target.Parse(o.image)
 	if err != nil {
 		return err
@@ -50,7 +55,7 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 	if a.network, err = o.network(t.Group, log); err != nil {
 		return err
 	}
-	driver, why, err := attach.Choose(o.driver, drivers())
+	driver, why, err := attach.Choose(o.driver, o.candidates())
 	if err != nil {
 		return err
 	}
@@ -88,7 +93,7 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 		defer func() { err = a.overlay.end(o.cow == cowMemory, err) }()
 	}
 	a.device, err = driver.Attach(ctx, dev, attach.Options{
-		Device: o.device, Socket: o.socket, Name: offer.Descriptor.Name, Log: log,
+		Device: o.device, Resume: o.resume, Socket: o.socket, Name: offer.Descriptor.Name, ID: o.id(offer.Descriptor.ID().String()), Times: o.times(), Log: log,
 	})
 	if err != nil {
 		return err
@@ -115,18 +120,21 @@ func (a *attachment) run(ctx context.Context, log *slog.Logger, report func() er
 	defer signal.Stop(signals)
 
 	detached := make(chan struct{})
-	var once sync.Once
-	svc, err := control.Listen(controlName(a.device.Path()), control.Handler{
+	leave := sync.OnceFunc(func() { close(detached) })
+	handler := control.Handler{
 		Status: a.status,
-		Detach: func(context.Context) error {
-			if err := a.device.Close(); err != nil {
-				return err
-			}
-			once.Do(func() { close(detached) })
-			return nil
-		},
-		AddCache: func(_ context.Context, r control.AddCache) error { return a.addCache(r, log) },
-	})
+		Detach: func(context.Context) error { return then(a.device.Close(), leave) },
+	}
+	if a.client != nil {
+		handler.AddCache = func(_ context.Context, r control.AddCache) error { return a.addCache(r, log) }
+	}
+	if f, ok := a.device.(attach.Forcer); ok {
+		handler.Force = func(context.Context) error { return then(f.Force(), leave) }
+	}
+	if _, ok := a.device.(attach.Adjuster); ok || a.client != nil {
+		handler.Set = func(_ context.Context, r control.Set) error { return a.set(r) }
+	}
+	svc, err := control.Listen(controlName(a.device.Path()), handler)
 	if err != nil {
 		return errors.Join(err, a.device.Close())
 	}
@@ -171,6 +179,14 @@ func (a *attachment) run(ctx context.Context, log *slog.Logger, report func() er
 	}
 }
 
+// then calls f unless there was an error, which it returns.
+func then(err error, f func()) error {
+	if err == nil {
+		f()
+	}
+	return err
+}
+
 // openCache opens the cache that o asks for.
 func (o *attachOptions) openCache(blockSize int, log *slog.Logger) (*cache.Cache, error) {
 	if o.cache == "" {
@@ -207,13 +223,16 @@ func (a *attachment) addCache(r control.AddCache, log *slog.Logger) error {
 
 // status is the attachment as the control socket shows it.
 func (a *attachment) status() control.Status {
+	if a.client == nil {
+		return a.remoteStatus()
+	}
 	s := a.client.Stats()
 	a.mu.Lock()
 	file := a.cacheFile
 	a.mu.Unlock()
 	st := &control.Attachment{
 		Device: a.device.Path(), Driver: a.device.Driver(), URI: a.uri, Target: a.target.String(),
-		Image: imageStatus(a.client.Descriptor()), Waiting: s.Waiting, Overlay: a.overlay.status(),
+		Image: imageStatus(a.client.Descriptor()), Waiting: s.Waiting, Overlay: a.overlay.status(), Kernel: kernelStatus(a.device),
 		Cache: control.Cache{
 			File: file, Capacity: int64(s.Cache.Slots) * int64(s.Cache.SlotSize), Used: s.Cache.Bytes, Hits: s.Cache.Hits,
 			Misses: s.Cache.Misses, Replaced: s.Cache.Replaced, Bad: s.Cache.Bad,

@@ -56,7 +56,7 @@ func (o *attachOptions) background(cmd *cobra.Command) (ready, error) {
 
 // start starts the process and listens to it until the device is ready. It is gone when that fails.
 func (o *attachOptions) start(cmd *cobra.Command, log *os.File) (ready, error) {
-	child, err := again("dnbd", o.args(), logVariable+"="+log.Name())
+	child, err := again(o.nbd.argv0(), o.args(), logVariable+"="+log.Name())
 	if err != nil {
 		return ready{}, err
 	}
@@ -157,9 +157,16 @@ func (o *attachOptions) args() []string {
 	if o.ioTimeout > 0 {
 		args = append(args, "--io-timeout="+o.ioTimeout.String())
 	}
+	if o.timeout > 0 {
+		args = append(args, "--timeout="+o.timeout.String())
+	}
+	if o.resume {
+		args = append(args, "--resume")
+	}
 	if o.verbose {
 		args = append(args, "--verbose")
 	}
+	args = append(args, o.nbd.args()...)
 	args = append(args, "--", o.image)
 	if o.device != "" {
 		args = append(args, o.device)

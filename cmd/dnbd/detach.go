@@ -17,19 +17,26 @@ import (
 
 // detachCommand is `dnbd detach`.
 func detachCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "detach DEVICE",
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "detach [flags] DEVICE",
 		Short: "Take an attached device away again",
 		Long: "Take an attached device away again, and wait until its process is gone. DEVICE is its path, the path or URI of its\n" +
 			"socket, or the name of its image. A device that is in use is left alone, and its users are named. What a process\n" +
-			"that was killed has left behind is cleaned up.",
+			"that was killed has left behind is cleaned up.\n\n" +
+			"With --force a device of driver ublk or nbd goes whoever uses it, and even if it hangs: what is under way fails.",
 		Example:           "  dnbd detach /dev/dnbd0\n  dnbd detach debian-12",
 		Args:              deviceExpected,
 		ValidArgsFunction: completeDevices,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if force {
+				return forceDetach(cmd.Context(), args[0])
+			}
 			return detach(cmd.Context(), args[0])
 		},
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "take the device away from those who use it, too")
+	return cmd
 }
 
 // deviceExpected is a command's Args that wants one device.
@@ -67,12 +74,12 @@ func cleanUp(ctx context.Context, device string) (bool, error) {
 	path := absolute(device)
 	ctx, cancel := context.WithTimeout(ctx, dyingTime)
 	defer cancel()
-	found, err := newDeviceDriver().Clean(path)
+	found, err := cleanDevice(path)
 	for err != nil && !errors.Is(err, attach.ErrBusy) && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-time.After(dyingLook):
-			_, err = newDeviceDriver().Clean(path)
+			_, err = cleanDevice(path)
 		}
 	}
 	if err != nil {
@@ -82,6 +89,15 @@ func cleanUp(ctx context.Context, device string) (bool, error) {
 		return true, control.Remove(control.Path(controlName(path)))
 	}
 	return found, nil
+}
+
+// cleanDevice has each driver remove what it finds of its own.
+func cleanDevice(path string) (found bool, err error) {
+	for _, d := range deviceDrivers() {
+		ok, cleanErr := d.Clean(path)
+		found, err = found || ok, errors.Join(err, cleanErr)
+	}
+	return found, err
 }
 
 // noAttachment says that there is no attachment of a device.

@@ -42,6 +42,8 @@ func run(argv []string, stdout, stderr io.Writer) int {
 		root = oldClientCommand()
 	case nbdServer:
 		root = nbdServerCommand()
+	case nbdClient:
+		root = nbdClientCommand()
 	default:
 		name, root = "dnbd", rootCommand()
 	}
@@ -51,9 +53,12 @@ func run(argv []string, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	var usage *usageError
+	var silent silentExit
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.As(err, &silent):
+		return int(silent)
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "%s: %v\n", name, err)
 		return exitUsage
@@ -81,7 +86,7 @@ func rootCommand() *cobra.Command {
 	addVerbose(root)
 	cache := cacheCommand()
 	cache.AddCommand(cacheAddCommand())
-	root.AddCommand(serveCommand(), attachCommand(), detachCommand(), copyCommand(), diffCommand(), infoCommand(), mapCommand(), listCommand(), statusCommand(),
+	root.AddCommand(serveCommand(), attachCommand(), detachCommand(), setCommand(), copyCommand(), diffCommand(), infoCommand(), mapCommand(), listCommand(), statusCommand(),
 		imageCommand(), cache, cowCommand(), bootCommand(), versionCommand(), manCommand(root))
 	return root
 }

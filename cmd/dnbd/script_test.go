@@ -104,7 +104,7 @@ func condition(name string) (bool, error) {
 			why = errors.New("no network namespace can be made")
 		}
 	case "device":
-		why = newDeviceDriver().Available()
+		why = newFuseDriver().Available()
 	case "loop":
 		why = loopDevices()
 	case "program":

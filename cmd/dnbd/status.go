@@ -121,6 +121,10 @@ func (s *machineStatus) write(w io.Writer) error {
 
 func writeAttachment(b *strings.Builder, st control.Status) {
 	a := st.Attachment
+	if st.Group == "" {
+		writeRemote(b, st)
+		return
+	}
 	fmt.Fprintf(b, "%s  %s revision %d, %s, driver %s, process %d for %v\n", a.Device, a.Image.Name, a.Image.Revision,
 		size.Format(a.Image.Size), a.Driver, st.PID, age(st.Started))
 	fmt.Fprintf(b, "  image     %s in group %s on %s\n", a.Image.ID, st.Group, strings.Join(st.Interfaces, ", "))
@@ -133,9 +137,7 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 	}
 	fmt.Fprintf(b, "  cache     %s of %s used, in %s; %d hits, %d misses, %d replaced, %d bad\n", size.Format(a.Cache.Used),
 		size.Format(a.Cache.Capacity), in, a.Cache.Hits, a.Cache.Misses, a.Cache.Replaced, a.Cache.Bad)
-	if o := a.Overlay; o != nil {
-		fmt.Fprintf(b, "  overlay   %s written and %s made zero, in %s\n", size.Format(o.Data), size.Format(o.Zero), o.File)
-	}
+	writeOverlay(b, a.Overlay)
 	t := a.Traffic
 	fmt.Fprintf(b, "  read      %s by programs, %d reads failed, %d blocks are waited for\n", bytesOf(t.Read), t.Errors, a.Waiting)
 	fmt.Fprintf(b, "  received  %s asked for, %s overheard, %s repaired, %s duplicate\n", bytesOf(t.Wanted), bytesOf(t.Overheard),
@@ -148,6 +150,7 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 	if len(a.Replicas) == 0 {
 		b.WriteString("  server    none that has the image is heard\n")
 	}
+	writeKernel(b, a.Kernel)
 	if st.Log != "" {
 		fmt.Fprintf(b, "  log       %s\n", st.Log)
 	}
@@ -189,3 +192,10 @@ func bytesOf(n uint64) string { return size.Format(int64(min(n, 1<<62))) }
 
 // age is how long ago something was, in whole seconds.
 func age(t time.Time) time.Duration { return time.Since(t).Round(time.Second) }
+
+// writeOverlay prints for people what keeps the writes to an attachment, if there are any.
+func writeOverlay(b *strings.Builder, o *control.Overlay) {
+	if o != nil {
+		fmt.Fprintf(b, "  overlay   %s written and %s made zero, in %s\n", size.Format(o.Data), size.Format(o.Zero), o.File)
+	}
+}

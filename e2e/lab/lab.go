@@ -14,6 +14,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -24,9 +25,10 @@ import (
 type Options struct {
 	Servers int // s1, s2, …; 0 is one
 	Clients int // c1, c2, …
+	VMs     int // v1, v2, …: ports for virtual machines (package vm), which set up their end themselves
 
 	ServerRate int64 // what each server may send
-	ClientRate int64 // what the switch sends to each client
+	ClientRate int64 // what the switch sends to each client and virtual machine
 	MTU        int   // 0 is 1500
 }
 
@@ -38,6 +40,7 @@ type Lab struct {
 	prefix  string // of the names of its namespaces
 	hosts   []*host
 	servers int
+	clients int
 
 	mu     sync.Mutex // serialises changes of the network; guards the rest
 	closed bool
@@ -47,15 +50,16 @@ type Lab struct {
 // host is a machine in the lab. Its port at the switch has its name.
 type host struct {
 	name   string
+	vm     bool // it has no namespace, and its port is a tap
 	v4, v6 netip.Addr
 	limit  [2]bool // whether a rate was set, by direction
 }
 
-// The name of the namespace with the bridge, and of the bridge.
-const (
-	switchName = "sw"
-	bridgeName = "br0"
-)
+// Switch is the name of the namespace with the bridge: what Command and Do run there has the ports as its interfaces.
+const Switch = "sw"
+
+// bridgeName is that of the bridge.
+const bridgeName = "br0"
 
 // maxHosts is what fits the bridge's ports (1024) and the addresses given out.
 const maxHosts = 1000
@@ -68,8 +72,9 @@ func New(o Options) (*Lab, error) {
 	if o.MTU == 0 {
 		o.MTU = 1500
 	}
-	if o.Servers < 0 || o.Clients < 0 || o.Servers+o.Clients > maxHosts {
-		return nil, fmt.Errorf("build lab: %d servers and %d clients, want up to %d", o.Servers, o.Clients, maxHosts)
+	if o.Servers < 0 || o.Clients < 0 || o.VMs < 0 || o.Servers+o.Clients+o.VMs > maxHosts {
+		return nil, fmt.Errorf("build lab: %d servers, %d clients and %d virtual machines, want up to %d",
+			o.Servers, o.Clients, o.VMs, maxHosts)
 	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("build lab: network namespaces need root")
@@ -77,12 +82,17 @@ func New(o Options) (*Lab, error) {
 	if err := removeStale(); err != nil {
 		return nil, fmt.Errorf("build lab: %w", err)
 	}
-	l := &Lab{MTU: o.MTU, servers: o.Servers}
+	l := &Lab{MTU: o.MTU, servers: o.Servers, clients: o.Clients}
 	for i := range o.Servers {
 		l.hosts = append(l.hosts, newHost("s", 1, i))
 	}
 	for i := range o.Clients {
 		l.hosts = append(l.hosts, newHost("c", 10, i))
+	}
+	for i := range o.VMs {
+		h := newHost("v", 20, i)
+		h.vm = true
+		l.hosts = append(l.hosts, h)
 	}
 	if err := l.claimPrefix(); err != nil {
 		return nil, fmt.Errorf("build lab: %w", err)
@@ -93,9 +103,9 @@ func New(o Options) (*Lab, error) {
 	return l, nil
 }
 
-// newHost returns the i-th host of a kind, whose addresses begin at 10.77.net.1.
-func newHost(kind string, net byte, i int) *host {
-	v4 := [4]byte{10, 77, net + byte(i/250), byte(1 + i%250)}
+// newHost returns the i-th host of a kind, whose addresses begin at 10.77.subnet.1.
+func newHost(kind string, subnet byte, i int) *host {
+	v4 := [4]byte{10, 77, subnet + byte(i/250), byte(1 + i%250)}
 	v6 := [16]byte{0: 0xfd, 1: 0x77, 14: v4[2], 15: v4[3]}
 	return &host{name: fmt.Sprint(kind, i+1), v4: netip.AddrFrom4(v4), v6: netip.AddrFrom16(v6)}
 }
@@ -104,7 +114,20 @@ func newHost(kind string, net byte, i int) *host {
 func (l *Lab) Servers() []string { return names(l.hosts[:l.servers]) }
 
 // Clients returns the names of the clients, c1 and so on.
-func (l *Lab) Clients() []string { return names(l.hosts[l.servers:]) }
+func (l *Lab) Clients() []string { return names(l.hosts[l.servers:][:l.clients]) }
+
+// VMs returns the names of the ports for virtual machines, v1 and so on: taps in the namespace Switch.
+func (l *Lab) VMs() []string { return names(l.hosts[l.servers+l.clients:]) }
+
+// MAC returns the hardware address that a virtual machine is to have. It is nil if there is no such host.
+func (l *Lab) MAC(name string) net.HardwareAddr {
+	h, err := l.host(name)
+	if err != nil {
+		return nil
+	}
+	v4 := h.v4.As4()
+	return append(net.HardwareAddr{0x52, 0x54}, v4[:]...) // that of QEMU's own begin like this
+}
 
 // Addr returns the IPv4 address of a host; Addr6 its IPv6 address. Neither is valid if there is no such host.
 func (l *Lab) Addr(name string) netip.Addr {
@@ -127,8 +150,8 @@ func (l *Lab) Addr6(name string) netip.Addr {
 func (l *Lab) host(name string) (*host, error) {
 	i := slices.IndexFunc(l.hosts, func(h *host) bool { return h.name == name })
 	if i < 0 {
-		return nil, fmt.Errorf("no host %s in the lab, which has %d servers (s1…) and %d clients (c1…)",
-			name, l.servers, len(l.hosts)-l.servers)
+		return nil, fmt.Errorf("no host %s in the lab, which has %d servers (s1…), %d clients (c1…) and %d virtual machines (v1…)",
+			name, l.servers, l.clients, len(l.hosts)-l.servers-l.clients)
 	}
 	return l.hosts[i], nil
 }

@@ -309,3 +309,29 @@ func TestLabsOfDeadProcessesAreRemoved(t *testing.T) {
 		}
 	}
 }
+
+func TestAPortForAVirtualMachineIsShapedAndCountedAtTheSwitch(t *testing.T) {
+	l := lab.ForTest(t, lab.Options{Clients: 1, VMs: 2})
+	if vms, clients := fmt.Sprint(l.VMs()), fmt.Sprint(l.Clients()); vms != "[v1 v2]" || clients != "[c1]" {
+		t.Errorf("the lab has the virtual machines %s and the clients %s", vms, clients)
+	}
+	if l.MAC("v1").String() == l.MAC("v2").String() || l.MAC("v1")[0]&1 != 0 {
+		t.Errorf("MACs are %v and %v: want two that are not of groups", l.MAC("v1"), l.MAC("v2"))
+	}
+	err := l.Do(lab.Switch, func() error {
+		_, err := net.InterfaceByName("v2")
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if err := l.SetDownRate("v1", 1e6); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.RxBytes("v1"); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.TxBytes("v1"); err == nil {
+		t.Error("the lab has counted what a virtual machine sends")
+	}
+}

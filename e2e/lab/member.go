@@ -31,7 +31,7 @@ func (l *Lab) AwaitMember(ctx context.Context, host string, group netip.Addr) er
 }
 
 func (l *Lab) member(host string, group netip.Addr) (bool, error) {
-	text, err := output("", "bridge", "-n", l.prefix+switchName, "-j", "mdb", "show")
+	text, err := output("", "bridge", "-n", l.prefix+Switch, "-j", "mdb", "show")
 	if err != nil {
 		return false, fmt.Errorf("list members of %v: %w", group, err)
 	}

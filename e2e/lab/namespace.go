@@ -41,12 +41,12 @@ func Missing() string {
 func (l *Lab) claimPrefix() error {
 	for n := 1; ; n++ {
 		l.prefix = fmt.Sprintf("%s%d-%d-", prefixRoot, os.Getpid(), n)
-		_, err := os.Lstat(l.path(switchName))
+		_, err := os.Lstat(l.path(Switch))
 		if err == nil {
 			continue
 		}
-		if err := run("", "ip", "netns", "add", l.prefix+switchName); err != nil {
-			if _, exists := os.Lstat(l.path(switchName)); exists == nil && n < 1000 {
+		if err := run("", "ip", "netns", "add", l.prefix+Switch); err != nil {
+			if _, exists := os.Lstat(l.path(Switch)); exists == nil && n < 1000 {
 				continue // another goroutine was faster
 			}
 			return err
@@ -144,12 +144,12 @@ func killInside(namespaces map[uint64]bool) {
 
 // removeStale removes the labs of processes that ended without Close.
 func removeStale() error {
-	paths, err := filepath.Glob(netnsDir + prefixRoot + "*-" + switchName)
+	paths, err := filepath.Glob(netnsDir + prefixRoot + "*-" + Switch)
 	if err != nil {
 		return err
 	}
 	for _, p := range paths {
-		prefix := strings.TrimSuffix(filepath.Base(p), switchName)
+		prefix := strings.TrimSuffix(filepath.Base(p), Switch)
 		id, _, _ := strings.Cut(strings.TrimPrefix(prefix, prefixRoot), "-")
 		pid, err := strconv.Atoi(id)
 		if err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -35,7 +36,10 @@ func (l *Lab) setRate(name string, direction int, bits int64) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	namespace, dev := l.end(h, direction)
+	namespace, dev, err := l.end(h, direction)
+	if err != nil {
+		return fmt.Errorf("set rate of %s: %w", name, err)
+	}
 	// Bytes and not packets at the switch, since a packet may be a whole train.
 	queue := "pfifo limit 1000"
 	if direction == down {
@@ -60,11 +64,14 @@ func (l *Lab) setRate(name string, direction int, bits int64) error {
 }
 
 // end returns the namespace and the interface that sends in a direction.
-func (l *Lab) end(h *host, direction int) (namespace, dev string) {
-	if direction == up {
-		return l.prefix + h.name, "eth0"
+func (l *Lab) end(h *host, direction int) (namespace, dev string, err error) {
+	switch {
+	case direction == down:
+		return l.prefix + Switch, h.name, nil
+	case h.vm:
+		return "", "", errors.New("it is a virtual machine, and what it sends is its own affair")
 	}
-	return l.prefix + switchName, h.name
+	return l.prefix + h.name, "eth0", nil
 }
 
 // TxBytes is how many bytes host has sent into the network, with the headers of Ethernet and above, of each datagram
@@ -79,7 +86,10 @@ func (l *Lab) bytes(name string, direction int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	namespace, dev := l.end(h, direction)
+	namespace, dev, err := l.end(h, direction)
+	if err != nil {
+		return 0, fmt.Errorf("count bytes of %s: %w", name, err)
+	}
 	text, err := output("", "tc", "-n", namespace, "-s", "-j", "qdisc", "show", "dev", dev)
 	if err != nil {
 		return 0, fmt.Errorf("count bytes of %s: %w", name, err)
@@ -145,7 +155,7 @@ func (l *Lab) filter(name, kind, rules string) error {
 	if rules != "" {
 		text += fmt.Sprintf("table bridge lab { chain %s {\n%s\n}\n}\n", chain, rules)
 	}
-	if err := run(text, "nsenter", "--net="+l.path(switchName), "--", "nft", "-f", "-"); err != nil {
+	if err := run(text, "nsenter", "--net="+l.path(Switch), "--", "nft", "-f", "-"); err != nil {
 		return fmt.Errorf("filter packets of %s: %w", name, err)
 	}
 	l.tables = true

@@ -31,10 +31,18 @@ type Options struct {
 	// Device is the path that is to become the block device, such as /dev/dnbd0. Empty means the next free /dev/dnbdN. What
 	// exists there and is not a leftover of a dead attachment is never replaced.
 	Device string
+	// Resume says that Device exists and has lost its process, and is to be taken over, with the same device behind it: what
+	// waits for it goes on. A driver whose devices do not outlive their process fails.
+	Resume bool
 	// Socket is the path of the socket. Empty means one named after Name in the driver's directory.
 	Socket string
 	// Name is what is attached, for people.
 	Name string
+	// ID tells the bytes of the device from any others, such as an image's id. A driver with Resume takes over only what was
+	// attached with the same.
+	ID string
+	// Times are the time limits of the device, for drivers that have them. What is 0 is the driver's choice.
+	Times Times
 	// Log is where the driver reports. nil means nowhere.
 	Log *slog.Logger
 }
@@ -82,6 +90,11 @@ func Choose(name string, drivers []Driver) (chosen Driver, why []string, err err
 		return nil, why, fmt.Errorf("no driver can be used: %s", strings.Join(why, "; "))
 	}
 	return nil, nil, fmt.Errorf("no driver is called %q, there are %s and %s", name, Auto, strings.Join(names, ", "))
+}
+
+// NoResume returns the error of a driver whose devices do not outlive their process, when it is to resume path.
+func NoResume(driver, path string) error {
+	return fmt.Errorf("resume %s: what driver %s attaches ends with its process; detach it and attach it again", path, driver)
 }
 
 // Busy returns the error for an attachment at path that holders use.

@@ -54,6 +54,8 @@ type Client struct {
 	blocks   chan mcast.Block // to be checked
 	ahead    ahead
 
+	ioTimeout atomic.Int64 // nanoseconds; see Config.IOTimeout
+
 	mu       sync.Mutex // guards what follows, and is never held while something is waited for or hashed
 	rx       *mcast.Receiver
 	timerAt  time.Time
@@ -89,6 +91,7 @@ func Open(cfg Config) (*Client, error) {
 		blocks: make(chan mcast.Block, checkQueue), timer: make(chan struct{}, 1),
 		readers: map[uint32][]*reader{}, checking: map[uint32]int{},
 	}
+	c.SetIOTimeout(cfg.IOTimeout)
 	own := cfg.Cache == nil
 	if own {
 		if cfg.Cache, err = cache.NewMemory(DefaultMemory, cfg.Descriptor.BlockSize); err != nil {
@@ -257,10 +260,13 @@ func (c *Client) want(now time.Time, block uint32, class wire.Priority) {
 	}
 }
 
+// SetIOTimeout changes what Config.IOTimeout has set, for reads that begin later.
+func (c *Client) SetIOTimeout(d time.Duration) { c.ioTimeout.Store(int64(d)) }
+
 // timedOut is the error of a read that took too long.
 func (c *Client) timedOut(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) && c.cfg.IOTimeout > 0 {
-		return fmt.Errorf("no answer within %v from %v: %w", c.cfg.IOTimeout, c.cfg.Network, block.ErrTimeout)
+	if limit := time.Duration(c.ioTimeout.Load()); errors.Is(err, context.DeadlineExceeded) && limit > 0 {
+		return fmt.Errorf("no answer within %v from %v: %w", limit, c.cfg.Network, block.ErrTimeout)
 	}
 	if c.ctx.Err() != nil {
 		return block.ErrClosed

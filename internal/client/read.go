@@ -19,9 +19,9 @@ func (c *Client) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return fmt.Errorf("read %d bytes at %d of %s: %w", len(p), off, c.cfg.Descriptor.Name, block.ErrClosed)
 	}
 	c.asked.Add(uint64(len(p)))
-	if c.cfg.IOTimeout > 0 {
+	if limit := time.Duration(c.ioTimeout.Load()); limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.cfg.IOTimeout)
+		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
 	if err := c.read(ctx, p, off); err != nil {

@@ -117,7 +117,18 @@ func Find(ctx context.Context, name string) (*Process, error) {
 }
 
 // Detach tells the process to end its attachment, and waits until the process is gone.
-func (p *Process) Detach(ctx context.Context) error {
+func (p *Process) Detach(ctx context.Context) error { return p.leave(ctx, "/detach") }
+
+// Force is Detach for an attachment that is in use or hung.
+func (p *Process) Force(ctx context.Context) error { return p.leave(ctx, "/force") }
+
+// Set tells the process to change its attachment's time limits.
+func (p *Process) Set(ctx context.Context, r Set) error {
+	return p.do(ctx, http.MethodPost, "/set", r, nil)
+}
+
+// leave sends a request after which the process ends, and waits until it is gone.
+func (p *Process) leave(ctx context.Context, url string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	resp, err := p.request(ctx, http.MethodGet, "/wait", nil)
@@ -125,7 +136,7 @@ func (p *Process) Detach(ctx context.Context) error {
 		return err
 	}
 	defer resp.Body.Close()
-	if err := p.do(ctx, http.MethodPost, "/detach", nil, nil); err != nil {
+	if err := p.do(ctx, http.MethodPost, url, nil, nil); err != nil {
 		return err
 	}
 	// It ends with an error, as the process goes without saying so.

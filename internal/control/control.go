@@ -6,6 +6,8 @@
 //	GET  /wait     answers at once and ends when the process does
 //	POST /detach   ends an attachment; no body either way
 //	POST /cache    adds a cache to an attachment; the body is an AddCache
+//	POST /force    ends an attachment that is in use or hung; no body either way
+//	POST /set      changes an attachment's time limits; the body is a Set
 //
 // A request that fails is answered with a 4xx or 5xx status and {"error": "…"}. Within an API version fields are added to
 // Status and none is changed or removed.
@@ -17,6 +19,7 @@ package control
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // API is the version of the requests and of Status.
@@ -38,6 +41,16 @@ type Handler struct {
 	Detach func(ctx context.Context) error
 	// AddCache adds a cache to the attachment. Nil where there is none.
 	AddCache func(ctx context.Context, r AddCache) error
+	// Force ends the attachment whatever uses it, as Detach does. Nil where that cannot be done.
+	Force func(ctx context.Context) error
+	// Set changes time limits. Nil where there are none.
+	Set func(ctx context.Context, r Set) error
+}
+
+// Set asks for other time limits of an attachment. What is 0 stays as it is.
+type Set struct {
+	Timeout   time.Duration `json:"timeout"`    // after which a request is sent again, on another connection
+	IOTimeout time.Duration `json:"io_timeout"` // after which one that cannot be answered fails
 }
 
 // AddCache asks for a cache file to be added.

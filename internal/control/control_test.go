@@ -371,3 +371,35 @@ func TestNamesFitASocketPath(t *testing.T) {
 		t.Errorf("long paths: %q, %q", a, b)
 	}
 }
+
+func TestTimeLimitsReachTheProcess(t *testing.T) {
+	useDir(t)
+	var got Set
+	listen(t, "dnbd0", Handler{
+		Status: func() Status { return Status{} },
+		Set:    func(_ context.Context, r Set) error { got = r; return nil },
+	})
+	listen(t, "serve", Handler{Status: func() Status { return Status{} }})
+	p, err := Find(t.Context(), "dnbd0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Set{Timeout: 3 * time.Second, IOTimeout: time.Minute}
+	if err := p.Set(t.Context(), want); err != nil || got != want {
+		t.Errorf("Set: %v, arrived as %+v", err, got)
+	}
+	for _, r := range []Set{{}, {Timeout: -1}} {
+		if err := p.Set(t.Context(), r); err == nil || !strings.Contains(err.Error(), "want positive ones") {
+			t.Errorf("Set %+v: %v", r, err)
+		}
+	}
+	if err := p.Force(t.Context()); err == nil || !strings.Contains(err.Error(), "no attachment that can be released") {
+		t.Errorf("Force: %v", err)
+	}
+	if p, err = Find(t.Context(), "serve"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Set(t.Context(), want); err == nil || !strings.Contains(err.Error(), "no attachment with time limits") {
+		t.Errorf("Set: %v", err)
+	}
+}

@@ -56,6 +56,8 @@ func Listen(name string, h Handler) (*Service, error) {
 	mux.HandleFunc("GET /wait", s.wait)
 	mux.HandleFunc("POST /detach", s.detach)
 	mux.HandleFunc("POST /cache", s.addCache)
+	mux.HandleFunc("POST /force", s.force)
+	mux.HandleFunc("POST /set", s.set)
 	s.http.Handler = mux
 	s.http.ErrorLog = slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug)
 	s.done.Go(func() { _ = s.http.Serve(l) }) // it ends when Close closes l
@@ -157,6 +159,39 @@ func (s *Service) addCache(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.handler.AddCache(r.Context(), req); err != nil {
+		fail(w, http.StatusConflict, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Service) force(w http.ResponseWriter, r *http.Request) {
+	if s.handler.Force == nil {
+		fail(w, http.StatusNotFound, errors.New("this process has no attachment that can be released by force"))
+		return
+	}
+	if err := s.handler.Force(r.Context()); err != nil {
+		fail(w, http.StatusConflict, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Service) set(w http.ResponseWriter, r *http.Request) {
+	if s.handler.Set == nil {
+		fail(w, http.StatusNotFound, errors.New("this process has no attachment with time limits"))
+		return
+	}
+	var req Set
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&req); err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
+		return
+	}
+	if req.Timeout < 0 || req.IOTimeout < 0 || req == (Set{}) {
+		fail(w, http.StatusBadRequest, fmt.Errorf("time limits of %v and %v: want positive ones", req.Timeout, req.IOTimeout))
+		return
+	}
+	if err := s.handler.Set(r.Context(), req); err != nil {
 		fail(w, http.StatusConflict, err)
 		return
 	}

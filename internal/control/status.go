@@ -30,16 +30,17 @@ type Image struct {
 
 // Attachment is an image that this machine has as a device.
 type Attachment struct {
-	Device   string    `json:"device"`        // the path that programs open: a device, or the socket
-	Driver   string    `json:"driver"`        // fuse or socket
-	URI      string    `json:"uri,omitempty"` // for NBD clients, with the socket driver
-	Target   string    `json:"target"`        // how the image was named
-	Image    Image     `json:"image"`         //
-	Waiting  int       `json:"waiting"`       // blocks that reads wait for
-	Cache    Cache     `json:"cache"`         //
-	Traffic  Traffic   `json:"traffic"`       //
-	Replicas []Replica `json:"replicas"`      // the servers that have the image
-	// Overlay is set where the device can be written to.
+	Device   string    `json:"device"`           // the path that programs open: a device, or the socket
+	Driver   string    `json:"driver"`           // ublk, nbd, fuse or socket
+	URI      string    `json:"uri,omitempty"`    // for NBD clients, with the socket driver
+	Target   string    `json:"target"`           // how the image was named
+	Image    Image     `json:"image"`            //
+	Waiting  int       `json:"waiting"`          // blocks that reads wait for
+	Cache    Cache     `json:"cache"`            //
+	Traffic  Traffic   `json:"traffic"`          //
+	Replicas []Replica `json:"replicas"`         // the servers that have the image
+	Kernel   *Kernel   `json:"kernel,omitempty"` // the kernel's device, with drivers that know it
+	// Overlay is set where what is written is kept on this machine.
 	Overlay *Overlay `json:"overlay,omitempty"`
 }
 
@@ -48,6 +49,29 @@ type Overlay struct {
 	File string `json:"file"`
 	Data int64  `json:"data"` // bytes of blocks that were written
 	Zero int64  `json:"zero"` // bytes of blocks that were made zero, which take no space
+}
+
+// Kernel is a device of the kernel's behind an attachment.
+type Kernel struct {
+	Device      string       `json:"device"`              // its own name, such as /dev/nbd3
+	Timeout     float64      `json:"timeout_s"`           // in seconds, after which a request is sent again on another connection
+	DeadTimeout float64      `json:"dead_timeout_s"`      // in seconds, after which requests fail while there is no connection
+	Features    []string     `json:"features"`            // of the other end
+	Connections []Connection `json:"connections"`         //
+	Requests    uint64       `json:"requests"`            // answered
+	Errors      uint64       `json:"errors"`              // of these, failed, as far as is known
+	Outstanding int          `json:"outstanding"`         // not answered
+	Oldest      float64      `json:"oldest_s"`            // age of the oldest of these in seconds; 0 when it is not known
+	Lost        int          `json:"lost"`                // connections that ended without being asked to
+	LastLost    string       `json:"last_lost,omitempty"` // what was wrong the last time
+}
+
+// Connection is a connection of a Kernel.
+type Connection struct {
+	Peer  string    `json:"peer,omitempty"` // ADDRESS:PORT; empty when an earlier process made it
+	Alive bool      `json:"alive"`
+	Since time.Time `json:"since"`  // it was made or lost
+	RTT   int64     `json:"rtt_us"` // smoothed, in microseconds; 0 when there is none
 }
 
 // Cache is what keeps an attachment's blocks.

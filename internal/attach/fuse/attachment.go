@@ -13,7 +13,7 @@ import (
 // attachment is a device that is attached, or on its way there or back. What is nil or empty is not there yet or any
 // more.
 type attachment struct {
-	claim *claim
+	place *place
 	done  <-chan struct{} // the mount's: it ends whoever unmounts it
 
 	mu    sync.Mutex // held by Close
@@ -23,10 +23,10 @@ type attachment struct {
 }
 
 // Path implements attach.Attachment.
-func (a *attachment) Path() string { return a.claim.device }
+func (a *attachment) Path() string { return a.place.Device() }
 
 // Driver implements attach.Attachment.
-func (a *attachment) Driver() string { return "fuse" }
+func (a *attachment) Driver() string { return driverName }
 
 // Done implements attach.Attachment.
 func (a *attachment) Done() <-chan struct{} { return a.done }
@@ -39,7 +39,7 @@ func (a *attachment) Holders() ([]string, error) {
 }
 
 func (a *attachment) holdersLocked() ([]string, error) {
-	paths := []string{a.claim.device, a.claim.mountPoint(), a.claim.diskPath()}
+	paths := []string{a.place.Device(), a.place.mountPoint(), a.place.diskPath()}
 	if a.loop != "" {
 		paths = append(paths, string(a.loop))
 	}
@@ -58,7 +58,7 @@ func (a *attachment) Close() error {
 		return err
 	}
 	if len(holders) > 0 {
-		return attach.Busy(a.claim.device, holders)
+		return attach.Busy(a.place.Device(), holders)
 	}
 	return a.undo()
 }
@@ -66,7 +66,7 @@ func (a *attachment) Close() error {
 // undo takes down what is there, in the order that the package's comment explains, and stops where something is in use;
 // it can be called again then. The caller holds mu, unless nobody else knows a yet.
 func (a *attachment) undo() error {
-	if a.claim == nil {
+	if a.place == nil {
 		return nil
 	}
 	if err := a.undoLoop(); err != nil {
@@ -76,7 +76,7 @@ func (a *attachment) undo() error {
 		return err
 	}
 	a.ended = true
-	return a.claim.drop()
+	return a.place.drop()
 }
 
 // undoLoop disconnects the loop device and removes the link to it.
@@ -86,7 +86,7 @@ func (a *attachment) undoLoop() error {
 	}
 	over := a.mount.unstick()
 	defer over()
-	if err := a.claim.free(a.loop); err != nil {
+	if err := a.place.free(a.loop); err != nil {
 		return err
 	}
 	a.loop = ""
@@ -102,7 +102,7 @@ func (a *attachment) undoMount() error {
 	defer over()
 	err := a.mount.unmount()
 	if errors.Is(err, unix.EBUSY) {
-		return attach.Busy(a.claim.device, []string{"somebody who cannot be seen from here uses " + a.claim.mountPoint()})
+		return attach.Busy(a.place.Device(), []string{"somebody who cannot be seen from here uses " + a.place.mountPoint()})
 	}
 	if err != nil {
 		return err

@@ -28,7 +28,7 @@ func BenchmarkSequentialRead(b *testing.B) {
 			b.Error(err)
 		}
 	}()
-	for name, path := range map[string]string{"file": a.(*attachment).claim.diskPath(), "loop": a.Path()} {
+	for name, path := range map[string]string{"file": a.(*attachment).place.diskPath(), "loop": a.Path()} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(1 << 30)
 			for b.Loop() {

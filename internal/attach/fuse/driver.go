@@ -8,27 +8,27 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/internal/attach"
+	"github.com/dnbd/dnbd/internal/attach/claim"
 	"golang.org/x/sys/unix"
 )
 
-// maxDevices bounds the search for a free /dev/dnbdN.
-const maxDevices = 1024
+// driverName is what users call the driver.
+const driverName = "fuse"
 
 // Driver attaches devices with FUSE and a loop device.
 type Driver struct {
 	dir string
 }
 
-// New returns a driver that keeps its mounts below dir, such as /run/dnbd/fuse. Processes that attach to the same device
-// paths must use the same directory.
+// New returns a driver that keeps its claims and mounts below dir, such as /run/dnbd/devices. Processes that attach to the same
+// device paths must use the same directory, by whatever driver.
 func New(dir string) *Driver { return &Driver{dir} }
 
 // Name implements attach.Driver.
-func (d *Driver) Name() string { return "fuse" }
+func (d *Driver) Name() string { return driverName }
 
 // Available implements attach.Driver.
 func (d *Driver) Available() error {
@@ -57,22 +57,10 @@ func (d *Driver) Attach(_ context.Context, dev block.Device, o attach.Options) (
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Device != "" {
-		path, err := filepath.Abs(o.Device)
-		if err != nil {
-			return nil, fmt.Errorf("attach %s: %w", o.Device, err)
-		}
-		o.Device = path
-		return d.attach(dev, o)
+	if o.Resume {
+		return nil, attach.NoResume(driverName, o.Device)
 	}
-	for n := range maxDevices {
-		o.Device = fmt.Sprintf("/dev/dnbd%d", n)
-		a, err := d.attach(dev, o)
-		if err == nil || !errors.Is(err, errClaimed) && !errors.Is(err, os.ErrExist) && !errors.Is(err, attach.ErrBusy) {
-			return a, err
-		}
-	}
-	return nil, fmt.Errorf("attach: /dev/dnbd0 to /dev/dnbd%d are all in use", maxDevices-1)
+	return claim.Place(o, func(o attach.Options) (attach.Attachment, error) { return d.attach(dev, o) })
 }
 
 // attach attaches dev as o.Device, an absolute path.
@@ -83,24 +71,24 @@ func (d *Driver) attach(dev block.Device, o attach.Options) (_ attach.Attachment
 			err = fmt.Errorf("attach %s: %w", o.Device, errors.Join(err, a.undo()))
 		}
 	}()
-	if a.claim, err = newClaim(d.dir, o.Device); err != nil {
+	if a.place, err = newPlace(d.dir, o.Device); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(o.Device); err == nil {
-		return nil, fmt.Errorf("it exists and was not made by dnbd; remove it or choose another: %w", os.ErrExist)
+	if err := a.place.Free(); err != nil {
+		return nil, err
 	}
-	if err := os.MkdirAll(a.claim.mountPoint(), 0o700); err != nil {
+	if err := os.MkdirAll(a.place.mountPoint(), 0o700); err != nil {
 		return nil, err
 	}
 	disk := newDisk(dev)
-	if a.mount, err = mountDisk(disk, a.claim.mountPoint(), "dnbd:"+o.Name, o.Log); err != nil {
+	if a.mount, err = mountDisk(disk, a.place.mountPoint(), "dnbd:"+o.Name, o.Log); err != nil {
 		return nil, err
 	}
 	a.done = a.mount.done
-	if a.loop, err = attachLoop(a.claim.diskPath(), disk.writable); err != nil {
+	if a.loop, err = attachLoop(a.place.diskPath(), disk.writable); err != nil {
 		return nil, err
 	}
-	if err := a.claim.link(a.loop); err != nil {
+	if err := a.place.Link(string(a.loop)); err != nil {
 		return nil, err
 	}
 	return a, nil

@@ -56,22 +56,22 @@ func random(n int) []byte {
 	return b
 }
 
-// place is where a test attaches: a driver's directory and a device path of its own.
-type place struct {
+// spot is where a test attaches: a driver's directory and a device path of its own.
+type spot struct {
 	dir, device string
 }
 
-func newPlace(t *testing.T) place {
+func newSpot(t *testing.T) spot {
 	dir := t.TempDir()
-	return place{dir: filepath.Join(dir, "run"), device: filepath.Join(dir, "dnbd0")}
+	return spot{dir: filepath.Join(dir, "run"), device: filepath.Join(dir, "dnbd0")}
 }
 
-func (p place) attach(dev block.Device) (attach.Attachment, error) {
+func (p spot) attach(dev block.Device) (attach.Attachment, error) {
 	return New(p.dir).Attach(context.Background(), dev, attach.Options{Device: p.device, Name: "test"})
 }
 
 // attached attaches dev until the test ends, after which nothing may be left.
-func (p place) attached(t *testing.T, dev block.Device) attach.Attachment {
+func (p spot) attached(t *testing.T, dev block.Device) attach.Attachment {
 	t.Helper()
 	a, err := p.attach(dev)
 	if err != nil {
@@ -90,7 +90,7 @@ func (p place) attached(t *testing.T, dev block.Device) attach.Attachment {
 }
 
 // nothingLeft checks that there is no mount, loop device, link or directory.
-func (p place) nothingLeft(t *testing.T) {
+func (p spot) nothingLeft(t *testing.T) {
 	t.Helper()
 	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(mounts, []byte(p.dir)) {
 		t.Errorf("a mount is left (%v)", err)
@@ -167,7 +167,7 @@ func TestFileSystemsOnTheDeviceHaveTheirFiles(t *testing.T) {
 	tree(t, source)
 	for _, kind := range []string{"squashfs", "erofs"} {
 		t.Run(kind, func(t *testing.T) {
-			a := newPlace(t).attached(t, blocktest.NewMemory(filesystem(t, kind, source)))
+			a := newSpot(t).attached(t, blocktest.NewMemory(filesystem(t, kind, source)))
 			dir, _ := mounted(t, kind, a.Path())
 			if out, err := exec.CommandContext(t.Context(), "diff", "-r", source, dir).CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
@@ -182,7 +182,7 @@ func TestTheDeviceIsTheImageWithZeroesUpToWholeSectors(t *testing.T) {
 		{1, 4096}, {511, 4096}, {512, 512}, {513, 4096}, {1536, 1536}, {4096, 4096}, {4097, 8192}, {3<<20 + 512, 3<<20 + 512},
 	} {
 		image := random(c.size)
-		a := newPlace(t).attached(t, blocktest.NewMemory(image))
+		a := newSpot(t).attached(t, blocktest.NewMemory(image))
 		want := append(bytes.Clone(image), make([]byte, c.want-c.size)...)
 		got, err := os.ReadFile(a.Path())
 		if err != nil || !bytes.Equal(got, want) {
@@ -194,7 +194,7 @@ func TestTheDeviceIsTheImageWithZeroesUpToWholeSectors(t *testing.T) {
 func TestManyReadersSeeTheImage(t *testing.T) {
 	need(t)
 	image := random(32 << 20)
-	a := newPlace(t).attached(t, blocktest.NewMemory(image))
+	a := newSpot(t).attached(t, blocktest.NewMemory(image))
 	var wg sync.WaitGroup
 	for seed := range uint64(8) {
 		wg.Go(func() {
@@ -234,7 +234,7 @@ func TestReadsAreServedAtOnce(t *testing.T) {
 		<-all
 		return nil
 	})
-	a := newPlace(t).attached(t, dev)
+	a := newSpot(t).attached(t, dev)
 	var wg sync.WaitGroup
 	for i := range int64(readers) {
 		wg.Go(func() { direct(t, a.Path(), i<<20, 4096) })
@@ -265,7 +265,7 @@ func TestErrorsOfTheDeviceReachTheReader(t *testing.T) {
 	need(t)
 	image := random(4 << 20)
 	bad := errors.New("worn out")
-	a := newPlace(t).attached(t, blocktest.Faulty(blocktest.NewMemory(image), func(r block.Request) error {
+	a := newSpot(t).attached(t, blocktest.Faulty(blocktest.NewMemory(image), func(r block.Request) error {
 		if r.Off+r.Len > 3<<20 {
 			return bad
 		}
@@ -290,7 +290,7 @@ func TestABusyDeviceIsNotDetached(t *testing.T) {
 	source := t.TempDir()
 	tree(t, source)
 	image := filesystem(t, "squashfs", source)
-	p := newPlace(t)
+	p := newSpot(t)
 	a := p.attached(t, blocktest.NewMemory(image))
 	busy := func(want string) {
 		t.Helper()
@@ -311,7 +311,7 @@ func TestABusyDeviceIsNotDetached(t *testing.T) {
 	}
 	unmount()
 
-	for _, path := range []string{a.Path(), filepath.Join(a.(*attachment).claim.diskPath())} {
+	for _, path := range []string{a.Path(), filepath.Join(a.(*attachment).place.diskPath())} {
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -332,7 +332,7 @@ func TestABusyDeviceIsNotDetached(t *testing.T) {
 
 func TestADevicePathThatIsNotOursIsNotTaken(t *testing.T) {
 	need(t)
-	p := newPlace(t)
+	p := newSpot(t)
 	if err := os.WriteFile(p.device, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -418,8 +418,8 @@ func terminated(t *testing.T, cmd *exec.Cmd) {
 func TestAReaderOfTheFileThatWaitsCanBeKilled(t *testing.T) {
 	need(t, "dd")
 	dev := &noticing{blocktest.NewMemory(make([]byte, 1<<20)), make(chan struct{}, 100), make(chan struct{}, 100)}
-	a := newPlace(t).attached(t, dev)
-	path := a.(*attachment).claim.diskPath()
+	a := newSpot(t).attached(t, dev)
+	path := a.(*attachment).place.diskPath()
 	cmd := waiting(t, dev, path, "iflag=direct")
 	<-dev.ended // we are told that nobody waits for it any more
 	terminated(t, cmd)
@@ -429,7 +429,7 @@ func TestAReaderOfTheFileThatWaitsCanBeKilled(t *testing.T) {
 func TestReadsThatNeverEndDoNotKeepTheDevice(t *testing.T) {
 	need(t, "dd")
 	dev := &noticing{blocktest.NewMemory(make([]byte, 1<<20)), make(chan struct{}, 100), make(chan struct{}, 100)}
-	p := newPlace(t)
+	p := newSpot(t)
 	a := p.attached(t, dev)
 	// The kernel does not let the last one that has a block device open go before its reads have ended.
 	cmd := waiting(t, dev, a.Path())
@@ -447,7 +447,7 @@ func TestReadsThatNeverEndDoNotKeepTheDevice(t *testing.T) {
 
 func TestAnAttachmentThatIsAbortedByOthersEnds(t *testing.T) {
 	need(t)
-	p := newPlace(t)
+	p := newSpot(t)
 	a := p.attached(t, blocktest.NewMemory(random(4096)))
 	a.(*attachment).mount.abort()
 	<-a.Done()
@@ -456,7 +456,7 @@ func TestAnAttachmentThatIsAbortedByOthersEnds(t *testing.T) {
 func TestNoGoroutineIsLeft(t *testing.T) {
 	need(t)
 	before := runtime.NumGoroutine()
-	p := newPlace(t)
+	p := newSpot(t)
 	for range 3 {
 		a, err := p.attach(blocktest.NewMemory(random(1 << 20)))
 		if err != nil {
@@ -489,7 +489,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(victimDir); dir != "" {
-		p := place{dir, os.Getenv(victimDevice)}
+		p := spot{dir, os.Getenv(victimDevice)}
 		if _, err := p.attach(blocktest.NewMemory(random(1 << 20))); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -501,7 +501,7 @@ func TestMain(m *testing.M) {
 }
 
 // killed attaches p in another process, which is then killed.
-func (p place) killed(t *testing.T) {
+func (p spot) killed(t *testing.T) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), victimDir+"="+p.dir, victimDevice+"="+p.device)
@@ -524,7 +524,7 @@ func (p place) killed(t *testing.T) {
 
 func TestLeftoversOfAKilledProcessAreReplaced(t *testing.T) {
 	need(t)
-	p := newPlace(t)
+	p := newSpot(t)
 	p.killed(t)
 	if _, err := os.Lstat(p.device); err != nil {
 		t.Fatalf("the victim left nothing to clean: %v", err)
@@ -538,7 +538,7 @@ func TestLeftoversOfAKilledProcessAreReplaced(t *testing.T) {
 
 func TestLeftoversCanBeCleanedUp(t *testing.T) {
 	need(t)
-	p := newPlace(t)
+	p := newSpot(t)
 	p.killed(t)
 	d := New(p.dir)
 	for _, want := range []bool{true, false} {
@@ -558,7 +558,7 @@ func TestLeftoversCanBeCleanedUp(t *testing.T) {
 
 func TestLeftoversInUseAreKept(t *testing.T) {
 	need(t)
-	p := newPlace(t)
+	p := newSpot(t)
 	p.killed(t)
 	fd, err := unix.Open(p.device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -569,4 +569,15 @@ func TestLeftoversInUseAreKept(t *testing.T) {
 	}
 	unix.Close(fd)
 	p.attached(t, blocktest.NewMemory(random(8192)))
+}
+
+func TestWhatEndedWithItsProcessIsNotResumed(t *testing.T) {
+	p := newSpot(t)
+	_, err := New(p.dir).Attach(t.Context(), blocktest.NewMemory(random(4096)), attach.Options{Device: p.device, Resume: true})
+	if err == nil || !strings.Contains(err.Error(), "attach it again") {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(p.device); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s was made all the same (%v)", p.device, err)
+	}
 }

@@ -42,7 +42,7 @@ func span(t *testing.T, f *os.File, request uintptr, off, n uint64) {
 func TestWhatIsWrittenIsOnTheDeviceWhenItIsSynced(t *testing.T) {
 	need(t)
 	disk := blocktest.NewDisk(32 << 20)
-	a := newPlace(t).attached(t, disk)
+	a := newSpot(t).attached(t, disk)
 	f := opened(t, a.Path())
 	want := random(32 << 20)
 	var wg sync.WaitGroup
@@ -85,7 +85,7 @@ func TestWhatIsWrittenIsOnTheDeviceWhenItIsSynced(t *testing.T) {
 
 func TestADeviceThatCanOnlyBeReadStaysSo(t *testing.T) {
 	need(t)
-	a := newPlace(t).attached(t, blocktest.NewMemory(random(1<<20)))
+	a := newSpot(t).attached(t, blocktest.NewMemory(random(1<<20)))
 	f, err := os.OpenFile(a.Path(), os.O_RDWR, 0)
 	if err == nil {
 		_, err = f.WriteAt(make([]byte, 4096), 0)
@@ -99,7 +99,7 @@ func TestADeviceThatCanOnlyBeReadStaysSo(t *testing.T) {
 func TestTheEndOfADeviceWithoutWholeSectorsTakesZeroesOnly(t *testing.T) {
 	need(t)
 	disk := blocktest.NewDisk(4096 + 100)
-	a := newPlace(t).attached(t, disk)
+	a := newSpot(t).attached(t, disk)
 	f := opened(t, a.Path())
 	if _, err := f.WriteAt(append(random(100), make([]byte, 3996)...), 4096); err != nil {
 		t.Error(err)
@@ -124,7 +124,7 @@ func TestErrorsOfTheDeviceReachTheWriter(t *testing.T) {
 		}
 		return nil
 	})
-	a := newPlace(t).attached(t, dev)
+	a := newSpot(t).attached(t, dev)
 	f := opened(t, a.Path())
 	if _, err := f.WriteAt(random(4096), 3<<20); err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func TestAFileSystemIsWrittenTo(t *testing.T) {
 	disk := blocktest.NewDisk(64 << 20)
 	source := t.TempDir()
 	tree(t, source)
-	p := newPlace(t)
+	p := newSpot(t)
 	run := func(name string, args ...string) {
 		t.Helper()
 		if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {

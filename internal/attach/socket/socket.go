@@ -44,6 +44,9 @@ func (d *Driver) Available() error { return nil }
 // Attach implements attach.Driver. The path is o.Socket, or o.Name with .sock in the driver's directory.
 func (d *Driver) Attach(_ context.Context, dev block.Device, o attach.Options) (attach.Attachment, error) {
 	path := o.Socket
+	if o.Resume {
+		return nil, attach.NoResume("socket", path)
+	}
 	if path == "" {
 		if o.Name == "" {
 			return nil, errors.New("attach as a socket: neither the socket nor the image has a name, give the socket's path")
