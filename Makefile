@@ -24,7 +24,7 @@ PLAIN = ./cmd/... ./e2e ./e2e/lab ./internal/sim/...
 SYSTEMS = linux/arm64 linux/386 darwin/arm64 freebsd/amd64 windows/amd64
 PORTABLE = ./block/... ./image/... ./nbd/... ./ublk/... ./internal/... ./cmd/...
 
-DIRS = bench block boot cmd demo e2e image internal nbd ublk
+DIRS = bench block boot cmd demo dist e2e image internal nbd ublk
 
 .PHONY: all build test test-vm vm check lint cross race fuzz bench bench-nbd run man install install-boot clean help
 
@@ -109,7 +109,7 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-client
 	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install -m 644 boot/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -m 644 boot/systemd/* dist/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
 
 install-boot: ## what makes initramfs-tools boot from a group, to /etc/initramfs-tools below DESTDIR
 	install -d $(DESTDIR)/etc/initramfs-tools/hooks $(DESTDIR)/etc/initramfs-tools/scripts

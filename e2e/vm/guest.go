@@ -123,7 +123,7 @@ func (r *Rack) launch(g *Guest, kernel string, m *modules, o Options) error {
 		return err
 	}
 	defer listener.Close()
-	if o.Initramfs == "" {
+	if !o.bare() {
 		if err := r.initramfs(filepath.Join(g.dir, "initramfs"), m, o); err != nil {
 			return err
 		}
@@ -147,7 +147,7 @@ func (r *Rack) launch(g *Guest, kernel string, m *modules, o Options) error {
 		listener.Close()
 		close(g.ended)
 	}()
-	if o.Initramfs != "" {
+	if o.bare() {
 		return nil
 	}
 	conn, err := listener.Accept()

@@ -26,6 +26,9 @@ type Options struct {
 	// Initramfs is a file of the host that is booted in place of ours. There is no agent then, and none of what is above: the guest is
 	// seen and typed to on its console, and sets up its network itself.
 	Initramfs string
+	// Netboot has the guest boot from the network by PXE, as a machine does whose firmware has iPXE, in place of what the host gives it:
+	// there is no agent either, and Append and the kernel are left out of account.
+	Netboot bool
 	// Lab is the network, and Host the guest's name there: one of Lab.VMs. Without a lab the guest has no network.
 	Lab  *lab.Lab
 	Host string
@@ -42,6 +45,9 @@ type Options struct {
 	Keys   *os.File
 	Screen io.Writer
 }
+
+// bare says that the guest has no agent.
+func (o Options) bare() bool { return o.Initramfs != "" || o.Netboot }
 
 // Disk is a file of the host that is a disk of the guest.
 type Disk struct {
@@ -67,12 +73,14 @@ func emulate(ctx context.Context, kernel, dir string, o Options) *exec.Cmd {
 		"-accel", "tcg", "-cpu", "qemu64,-cx16",
 		"-m", fmt.Sprint(orElse(o.Memory, defaultMemory)), "-smp", fmt.Sprint(orElse(o.CPUs, 1)),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-		"-kernel", kernel, "-append", command,
 	}
-	if o.Initramfs != "" {
-		args = append(args, "-initrd", o.Initramfs)
-	} else {
-		args = append(args, "-initrd", filepath.Join(dir, "initramfs"), "-device", "virtio-serial-pci",
+	switch {
+	case o.Netboot:
+		args = append(args, "-boot", "n")
+	case o.Initramfs != "":
+		args = append(args, "-kernel", kernel, "-append", command, "-initrd", o.Initramfs)
+	default:
+		args = append(args, "-kernel", kernel, "-append", command, "-initrd", filepath.Join(dir, "initramfs"), "-device", "virtio-serial-pci",
 			"-chardev", "socket,id=agent,path="+filepath.Join(dir, "agent"), "-device", "virtserialport,chardev=agent,name="+agent.Port)
 	}
 	for i, d := range o.Disks {
@@ -85,9 +93,11 @@ func emulate(ctx context.Context, kernel, dir string, o Options) *exec.Cmd {
 	if o.Lab == nil {
 		return exec.CommandContext(ctx, emulator, append(args, "-nic", "none")...)
 	}
-	// Without a ROM it does not try to boot from the network.
-	args = append(args, "-netdev", "tap,id=net,script=no,downscript=no,ifname="+o.Host,
-		"-device", "virtio-net-pci,netdev=net,romfile=,mac="+o.Lab.MAC(o.Host).String())
+	card := "virtio-net-pci,netdev=net,mac=" + o.Lab.MAC(o.Host).String()
+	if !o.Netboot {
+		card += ",romfile=" // without a ROM it does not try to boot from the network
+	}
+	args = append(args, "-netdev", "tap,id=net,script=no,downscript=no,ifname="+o.Host, "-device", card)
 	return o.Lab.Command(ctx, lab.Switch, emulator, args...)
 }
 

@@ -1,0 +1,84 @@
+//go:build linux
+
+package vm_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dnbd/dnbd/e2e/lab"
+	"github.com/dnbd/dnbd/e2e/vm"
+)
+
+// offerBoot has dnbd on a host tell machines that boot what to boot, until the test ends.
+func offerBoot(t *testing.T, l *lab.Lab, host string, args ...string) {
+	t.Helper()
+	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ready.Close()
+	cmd := l.Command(context.Background(), host, rack.Dnbd(), append([]string{"boot", "serve"}, args...)...)
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+ready.LocalAddr().String())
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("boot serve on %s: %v", host, err)
+		}
+		if t.Failed() {
+			t.Logf("boot serve on %s:\n%s", host, &said)
+		}
+	})
+	ready.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := ready.Read(make([]byte, 100)); err != nil {
+		t.Fatalf("boot serve on %s: it does not tell its service manager that it is ready: %v", host, err)
+	}
+}
+
+func TestAMachineWithNothingBootsToALogin(t *testing.T) {
+	vm.Need(t)
+	debian := userland(t)
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
+	defer cancel()
+	initramfs, err := bootInitramfs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules, _, err := vm.Backports.Modules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := lab.ForTest(t, lab.Options{VMs: 1})
+	image := filepath.Join(t.TempDir(), "bookworm")
+	if err := os.Symlink(debian, image); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, l, "s1", image)
+	serveAddresses(t, l, "s1", l.Addr("v1"))
+	offerBoot(t, l, "s1", "--kernel", filepath.Join(filepath.Dir(modules), "vmlinuz"), "--initrd", initramfs, "--ipxe", "",
+		"--append", "dnbd=:bookworm:driver=fuse,cache-size=128M console=ttyS0 panic=-1 tsc=reliable")
+	g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Memory: 768, Netboot: true})
+	if err := logIn(ctx, g); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Type("systemctl poweroff\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.AwaitEnd(ctx); err != nil {
+		t.Error(err)
+	}
+}
