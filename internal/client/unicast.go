@@ -114,7 +114,7 @@ func (u *unicast) look(now time.Time) {
 	was := c.overNBD
 	var runs []blockRun
 	if on {
-		runs = u.choose(c.rx.Lacking(u.room(usable)))
+		runs = u.join(c.rx.Lacking(u.room(usable), u.can))
 	}
 	if on == was {
 		c.mu.Unlock()
@@ -179,26 +179,28 @@ func (u *unicast) usable(now time.Time, replicas []mcast.Replica) []*source {
 	return list
 }
 
-// room is how many of the blocks that are missing have to be looked at: those that are on their way, and as many as can be asked for.
+// room is how many blocks can be asked for now.
 func (u *unicast) room(usable []*source) int {
-	n := len(u.getting)
+	n := 0
 	for _, s := range usable {
 		n += (fetchesEach - s.busy) * u.perRun()
 	}
 	return n
 }
 
+// can says whether a block can be asked for: it is not on its way yet, and the page above it is known, so that it can be checked.
+func (u *unicast) can(number uint32) bool {
+	_, known := u.client.tree.Hash(number)
+	return known && !u.getting[number]
+}
+
 // perRun is how many blocks are asked for at once.
 func (u *unicast) perRun() int { return max(1, fetchBytes/u.client.geometry.BlockSize()) }
 
-// choose makes runs of the blocks that are not on their way yet. A block below a page that is not known has to wait for that: it could not
-// be checked.
-func (u *unicast) choose(blocks []uint32) []blockRun {
+// join makes runs of blocks.
+func (u *unicast) join(blocks []uint32) []blockRun {
 	var runs []blockRun
 	for _, b := range blocks {
-		if _, known := u.client.tree.Hash(b); !known || u.getting[b] {
-			continue
-		}
 		if n := len(runs); n > 0 && runs[n-1].count < u.perRun() && runs[n-1].first+uint32(runs[n-1].count) == b {
 			runs[n-1].count++
 			continue

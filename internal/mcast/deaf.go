@@ -33,12 +33,12 @@ func (r *Receiver) Spare(on bool) {
 	r.spareAt = time.Time{}
 }
 
-// Lacking returns up to n of the blocks that are wanted and not here: first those that somebody waits for, then read-ahead and bulk,
-// each in the order of their numbers.
-func (r *Receiver) Lacking(n int) []uint32 {
+// Lacking returns up to n of those blocks that are wanted and not here, and that can be got as the owner says: first those that somebody
+// waits for, then read-ahead and bulk, each in the order of their numbers.
+func (r *Receiver) Lacking(n int, can func(block uint32) bool) []uint32 {
 	wants := make([]*want, 0, len(r.wants))
 	for _, w := range r.wants {
-		if w.class < wire.Bulk {
+		if w.class < wire.Bulk && can(w.block) {
 			wants = append(wants, w)
 		}
 	}
@@ -50,7 +50,7 @@ func (r *Receiver) Lacking(n int) []uint32 {
 		blocks = append(blocks, w.block)
 	}
 	for at := r.bulk.next(0); at >= 0 && len(blocks) < n; at = r.bulk.next(at + 1) {
-		if w := r.wants[uint32(at)]; w == nil || w.class == wire.Bulk {
+		if w := r.wants[uint32(at)]; (w == nil || w.class == wire.Bulk) && can(uint32(at)) {
 			blocks = append(blocks, uint32(at))
 		}
 	}
