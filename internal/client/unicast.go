@@ -21,8 +21,10 @@ const (
 	// 10 Gbit/s at 3 ms.
 	fetchBytes  = 1 << 20
 	fetchesEach = 4
-	// fetchTimeout is after how long without an answer a server is held to hang.
-	fetchTimeout = 5 * time.Second
+	// A server hangs that takes longer than connectTimeout to connect, or than fetchTimeout for a request: that is enough for many clients
+	// behind one slow link.
+	connectTimeout = 5 * time.Second
+	fetchTimeout   = 30 * time.Second
 	// A server that fails is left alone for failedPause, one that sent bytes that are not the image's for wrongPause.
 	failedPause = 5 * time.Second
 	wrongPause  = time.Minute
@@ -265,6 +267,8 @@ func (u *unicast) ended(r result) {
 
 // connect opens the export of the image's blocks.
 func connect(ctx context.Context, addr netip.AddrPort, id image.ID, g image.Geometry) (*nbd.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
