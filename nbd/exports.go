@@ -31,6 +31,8 @@ type Export struct {
 	NoFUA bool
 	// NeedsTLS hides the export from clients until they use TLS.
 	NeedsTLS bool
+	// Hidden leaves the export out of the list that clients can ask for. Those who know its name are served.
+	Hidden bool
 	// IdleTimeout is the server's for clients of this export, if it is not 0.
 	IdleTimeout time.Duration
 	// Rotational tells clients that the device seeks, so that they sort their requests.

@@ -32,6 +32,15 @@ func TestAnExportThatNeedsTLSIsHiddenWithout(t *testing.T) {
 	n.closed()
 }
 
+func TestAHiddenExportIsServedAndNotListed(t *testing.T) {
+	list := append(twoExports(), Export{Name: "behind", Device: pattern(page), Hidden: true})
+	n := dial(t, serve(t, ServerConfig{Exports: list}, listen(t, "unix")).addr).greet(flagFixedNewstyle)
+	if r := n.option(optList, nil); len(r) != 3 { // two exports and the end
+		t.Errorf("LIST: %+v", r)
+	}
+	n.enter("behind")
+}
+
 func TestAnExportMayKeepFUAToItself(t *testing.T) {
 	d := newDisk(page)
 	n := dial(t, serve(t, ServerConfig{Exports: []Export{{Device: d, NoFUA: true}}}, listen(t, "unix")).addr).greet(flagFixedNewstyle)

@@ -265,7 +265,7 @@ func (n *negotiation) list() {
 		return
 	}
 	for _, e := range n.exports.all() {
-		if e.NeedsTLS && !n.secure {
+		if e.Hidden || e.NeedsTLS && !n.secure {
 			continue
 		}
 		b := binary.BigEndian.AppendUint32(nil, uint32(len(e.Name)))

@@ -232,14 +232,15 @@ func (a *attachment) status() control.Status {
 	a.mu.Unlock()
 	st := &control.Attachment{
 		Device: a.device.Path(), Driver: a.device.Driver(), URI: a.uri, Target: a.target.String(),
-		Image: imageStatus(a.client.Descriptor()), Waiting: s.Waiting, Overlay: a.overlay.status(), Kernel: kernelStatus(a.device),
+		Image: imageStatus(a.client.Descriptor()), Waiting: s.Waiting, OverNBD: s.OverNBD, Overlay: a.overlay.status(),
+		Kernel: kernelStatus(a.device),
 		Cache: control.Cache{
 			File: file, Capacity: int64(s.Cache.Slots) * int64(s.Cache.SlotSize), Used: s.Cache.Bytes, Hits: s.Cache.Hits,
 			Misses: s.Cache.Misses, Replaced: s.Cache.Replaced, Bad: s.Cache.Bad,
 		},
 		Traffic: control.Traffic{
 			Read: s.Read, Errors: s.Errors, Wanted: s.Network.Asked, Overheard: s.Network.Overheard, Repaired: s.Network.Repaired,
-			Duplicates: s.Network.Duplicates, Refused: s.Refused, Drops: s.Drops,
+			Duplicates: s.Network.Duplicates, Fetched: s.Fetched, Refused: s.Refused, Drops: s.Drops,
 		},
 		Replicas: []control.Replica{},
 	}

@@ -142,6 +142,11 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 	fmt.Fprintf(b, "  read      %s by programs, %d reads failed, %d blocks are waited for\n", bytesOf(t.Read), t.Errors, a.Waiting)
 	fmt.Fprintf(b, "  received  %s asked for, %s overheard, %s repaired, %s duplicate\n", bytesOf(t.Wanted), bytesOf(t.Overheard),
 		bytesOf(t.Repaired), bytesOf(t.Duplicates))
+	if a.OverNBD {
+		fmt.Fprintf(b, "  unicast   no multicast data arrives: reading over NBD until it does, %s so far\n", bytesOf(t.Fetched))
+	} else if t.Fetched > 0 {
+		fmt.Fprintf(b, "  unicast   %s were read over NBD while no multicast data arrived\n", bytesOf(t.Fetched))
+	}
 	fmt.Fprintf(b, "  lost      %d blocks refused by their hash, %d datagrams dropped by the kernel\n", t.Refused, t.Drops)
 	for _, r := range a.Replicas {
 		fmt.Fprintf(b, "  server    %d at %s is %s, RTT %v, share %.0f %%, rate %s\n", r.Server, r.Address, r.State,

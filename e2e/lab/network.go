@@ -140,6 +140,14 @@ func (l *Lab) Block(host string) error {
 // Unblock ends Block.
 func (l *Lab) Unblock(host string) error { return l.filter(host, "block", "") }
 
+// Deafen drops all multicast UDP to host, as a switch does that snoops and has no querier. What is sent to the host alone arrives.
+func (l *Lab) Deafen(host string) error {
+	return l.filter(host, "deafen", fmt.Sprintf("oifname %q ip daddr 224.0.0.0/4 meta l4proto udp drop", host))
+}
+
+// ClearDeafen ends Deafen.
+func (l *Lab) ClearDeafen(host string) error { return l.filter(host, "deafen", "") }
+
 // filter replaces the rules of one kind for a host.
 func (l *Lab) filter(name, kind, rules string) error {
 	if _, err := l.host(name); err != nil {

@@ -45,30 +45,57 @@ func (c *Client) arrived(b mcast.Block) {
 			return
 		}
 	}
-	if page {
-		c.addPage(b.Index, b.Data)
+	c.handOut(b.Index, b.Data, copying)
+}
+
+// supplied takes in a block that came over NBD and was checked.
+func (c *Client) supplied(number uint32, sum image.Hash, data []byte) {
+	c.mu.Lock()
+	c.rx.Supply(number)
+	c.checking[number]++
+	c.since = time.Now()
+	copying := c.copying
+	c.mu.Unlock()
+	c.fetched.Add(uint64(len(data)))
+	if copying == nil || number >= c.geometry.Data() {
+		c.cache.Load().Put(sum, data, false)
+	}
+	c.handOut(number, data, copying)
+	c.mu.Lock()
+	c.settle(number)
+}
+
+// handOut gives a block that was checked to who wants it.
+func (c *Client) handOut(number uint32, data []byte, copying *copying) {
+	if number >= c.geometry.Data() {
+		c.addPage(number, data)
 		return
 	}
 	if copying != nil {
-		copying.deliver(b.Index, b.Data)
+		copying.deliver(number, data)
 	}
-	c.deliver(b.Index, b.Data)
+	c.deliver(number, data)
 }
 
-// checked ends the check of a block. Who began to wait for it since it was handed out, or thrown away, has not asked for it; while its
-// hash is unknown it is in the cache, and below looks there when the page above comes.
+// checked ends the check of a block from the group.
 func (c *Client) checked(b mcast.Block) {
-	now := time.Now()
 	c.mu.Lock()
 	c.rx.Recycle(b.Data)
-	if c.checking[b.Index]--; c.checking[b.Index] == 0 {
-		delete(c.checking, b.Index)
+	c.settle(b.Index)
+}
+
+// settle ends the check of a block. It is called with mu held and releases it. Who began to wait for it since it was handed out, or thrown away, has not asked for it; while its
+// hash is unknown it is in the cache, and below looks there when the page above comes.
+func (c *Client) settle(number uint32) {
+	if c.checking[number]--; c.checking[number] == 0 {
+		delete(c.checking, number)
 	}
-	if _, known := c.tree.Hash(b.Index); !known || len(c.readers[b.Index]) == 0 {
+	if _, known := c.tree.Hash(number); !known || len(c.readers[number]) == 0 {
 		c.mu.Unlock()
 		return
 	}
-	c.want(now, b.Index, wire.Demand)
+	now := time.Now()
+	c.want(now, number, wire.Demand)
 	c.step(now)
 }
 

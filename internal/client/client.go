@@ -63,8 +63,11 @@ type Client struct {
 	checking map[uint32]int // blocks that came and are being checked: who wants one now need not ask for it
 	copying  *copying
 	since    time.Time // when a block came last, or was first waited for
+	overNBD  bool      // blocks are read over NBD, see unicast
 
 	timer   chan struct{} // timerAt moved forward
+	lacking chan struct{} // something is wanted that is to be read over NBD
+	fetched atomic.Uint64 // bytes of blocks that were
 	refused atomic.Uint64 // blocks that did not match their hash
 	errors  atomic.Uint64 // reads that failed
 	asked   atomic.Uint64 // bytes that readers asked for
@@ -88,7 +91,7 @@ func Open(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, tree: image.NewTree(cfg.Descriptor), geometry: g,
-		blocks: make(chan mcast.Block, checkQueue), timer: make(chan struct{}, 1),
+		blocks: make(chan mcast.Block, checkQueue), timer: make(chan struct{}, 1), lacking: make(chan struct{}, 1),
 		readers: map[uint32][]*reader{}, checking: map[uint32]int{},
 	}
 	c.SetIOTimeout(cfg.IOTimeout)
@@ -120,6 +123,7 @@ func Open(cfg Config) (*Client, error) {
 	}
 	c.workers.Go(c.keepTime)
 	c.workers.Go(c.watch)
+	c.workers.Go(c.fetch)
 	c.mu.Lock()
 	c.step(time.Now())
 	return c, nil
@@ -257,6 +261,12 @@ func (c *Client) keepTime() {
 func (c *Client) want(now time.Time, block uint32, class wire.Priority) {
 	if c.checking[block] == 0 {
 		c.rx.Want(now, block, class)
+	}
+	if c.overNBD {
+		select {
+		case c.lacking <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -17,6 +17,8 @@ type Stats struct {
 	Waiting  int    // blocks that readers wait for
 	Refused  uint64 // blocks that did not match the image's tree
 	Drops    uint64 // datagrams that the kernel dropped for want of buffer
+	OverNBD  bool   // blocks are read over NBD now, because group data does not arrive
+	Fetched  uint64 // bytes that were read over NBD so far
 	Network  mcast.ReceiverStats
 	Cache    cache.Stats
 	Replicas []mcast.Replica
@@ -26,10 +28,11 @@ type Stats struct {
 func (c *Client) Stats() Stats {
 	s := Stats{
 		Read: c.asked.Load(), Errors: c.errors.Load(), Refused: c.refused.Load(),
-		Drops: c.sockets.drops(), Cache: c.cache.Load().Stats(),
+		Fetched: c.fetched.Load(), Drops: c.sockets.drops(), Cache: c.cache.Load().Stats(),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s.OverNBD = c.overNBD
 	s.Waiting = len(c.readers)
 	s.Network = c.rx.Stats()
 	s.Replicas = c.rx.Replicas(time.Now())
@@ -65,15 +68,15 @@ func (c *Client) watch() {
 		}
 		c.mu.Lock()
 		waiting := len(c.readers) > 0 || c.copying != nil
-		since := c.since
+		since, over := c.since, c.overNBD
 		servers := c.rx.Replicas(now)
 		heard := c.rx.Stats().Symbols
 		c.mu.Unlock()
-		if heard != symbols || !waiting {
+		if heard != symbols || !waiting && !over {
 			symbols, moved, rejoined = heard, now, time.Time{}
 		}
 		live := slices.ContainsFunc(servers, func(r mcast.Replica) bool { return r.Live })
-		if live && now.Sub(moved) >= rejoinFirst && now.Sub(since) >= rejoinFirst && now.Sub(rejoined) >= rejoinNext {
+		if live && now.Sub(moved) >= rejoinFirst && (over || now.Sub(since) >= rejoinFirst) && now.Sub(rejoined) >= rejoinNext {
 			rejoined = now
 			if err := c.sockets.rejoin(); err != nil {
 				c.cfg.Log.Error("join the groups again", "error", err)
@@ -111,8 +114,12 @@ func diagnose(servers []mcast.Replica, deaf bool) string {
 	case len(live) == 0:
 		return strings.Join(stalled, ", ") + " stopped answering"
 	case deaf:
-		return strings.Join(live, ", ") + " answers, but none of its multicast data arrives: " +
+		why := strings.Join(live, ", ") + " answers, but none of its multicast data arrives: " +
 			"look for a switch with IGMP snooping and no querier, or a firewall that stops UDP to the group"
+		if !slices.ContainsFunc(servers, func(s mcast.Replica) bool { return s.NBD.IsValid() }) {
+			why += "; it has no NBD port that could be read from instead: 'dnbd serve --nbd' gives it one"
+		}
+		return why
 	}
 	return strings.Join(live, ", ") + " answers, but sends nothing new"
 }

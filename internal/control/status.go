@@ -36,6 +36,7 @@ type Attachment struct {
 	Target   string    `json:"target"`           // how the image was named
 	Image    Image     `json:"image"`            //
 	Waiting  int       `json:"waiting"`          // blocks that reads wait for
+	OverNBD  bool      `json:"over_nbd"`         // group data does not arrive, and blocks are read over NBD
 	Cache    Cache     `json:"cache"`            //
 	Traffic  Traffic   `json:"traffic"`          //
 	Replicas []Replica `json:"replicas"`         // the servers that have the image
@@ -91,6 +92,7 @@ type Traffic struct {
 	Errors     uint64 `json:"errors"`       // reads that failed
 	Wanted     uint64 `json:"wanted"`       // bytes of blocks that it asked for
 	Overheard  uint64 `json:"overheard"`    // bytes of blocks that others had asked for
+	Fetched    uint64 `json:"over_nbd"`     // bytes of blocks that were read over NBD
 	Repaired   uint64 `json:"repaired"`     // bytes that were lost and restored from parity
 	Duplicates uint64 `json:"duplicates"`   // bytes that were here already
 	Refused    uint64 `json:"refused"`      // blocks whose bytes did not match their hash

@@ -126,13 +126,16 @@ func (r *Receiver) askBulk(now time.Time) {
 // request puts a block into the next datagram to the server that should send it. It says whether there is one.
 func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 	p := choose(r.replicas, now, block, w.try)
-	if p == nil {
+	if p == nil || r.sparing && now.Before(r.spareAt) {
 		r.requeue(block, w)
 		return false
 	}
 	if !p.live(now) && len(p.unanswered) > 0 {
 		r.requeue(block, w)
 		return false // one question at a time to a server that is silent
+	}
+	if r.sparing {
+		r.spareAt = now.Add(sparePeriod)
 	}
 	need := 0
 	if a := r.asms[block]; a != nil {

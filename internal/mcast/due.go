@@ -131,6 +131,7 @@ func (r *Receiver) overdue(now time.Time) {
 			w.barren = 0
 		} else {
 			w.barren++
+			r.listen(w)
 		}
 		if late || w.barren > 0 && w.barren%maxBarren == 0 {
 			// While anything comes it is not the server that is at fault.

@@ -130,7 +130,10 @@ type Receiver struct {
 	helloed   time.Time // the group was asked
 	helloAt   time.Time
 	helloWait time.Duration
-	strangers bool // there are symbols of a server that we do not know
+	strangers bool      // there are symbols of a server that we do not know
+	deaf      bool      // see Deaf
+	sparing   bool      // see Spare
+	spareAt   time.Time // when it may ask again
 
 	stirred bool      // something happened that Step must look at
 	next    time.Time // when Step has something to do by time alone
@@ -272,10 +275,14 @@ func (r *Receiver) Replicas(now time.Time) []Replica {
 	}
 	var out []Replica
 	for _, p := range r.replicas {
-		out = append(out, Replica{
+		s := Replica{
 			Server: p.id, Addr: p.addr, Live: p.live(now), RTT: p.rtt.smooth, Rate: p.rate, Backlog: p.backlog,
 			Blocks: p.blocks, Share: float64(p.blocks) / float64(max(total, 1)),
-		})
+		}
+		if p.nbd != 0 {
+			s.NBD = netip.AddrPortFrom(p.addr.Addr(), p.nbd)
+		}
+		out = append(out, s)
 	}
 	return out
 }

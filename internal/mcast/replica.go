@@ -36,6 +36,7 @@ type replica struct {
 	handle uint16
 	cookie uint64
 	group  netip.AddrPort
+	nbd    uint16 // TCP port of its exports, 0 for none
 
 	stream     stream
 	watch      uint64 // number of the stream that the end of a burst, or a block that should have come by then, waits for
@@ -137,6 +138,7 @@ func choose(replicas []*replica, now time.Time, block uint32, try int) *replica 
 type Replica struct {
 	Server  uint16
 	Addr    netip.AddrPort
+	NBD     netip.AddrPort // of its exports; not valid when it has none
 	Live    bool
 	RTT     time.Duration
 	Rate    uint64 // bits a second that it announced

@@ -104,6 +104,16 @@ func (s *Server) export() {
 			list = append(list, e.nbd)
 		}
 	}
+	// Clients of the group, where its data does not reach them, read an image by its id, with its tree.
+	for _, e := range s.exports {
+		blocks := nbd.Export{
+			Name: e.image.ID().ExportName(), Device: e.image.Blocks(), BlockSize: uint32(e.image.Descriptor().BlockSize), Hidden: true,
+		}
+		same := slices.ContainsFunc(list, func(other nbd.Export) bool { return other.Name == blocks.Name })
+		if !same && s.cfg.NBD.Port != 0 && e.state == wire.ImageServed {
+			list = append(list, blocks)
+		}
+	}
 	if err := s.nbd.SetExports(list); err != nil {
 		s.cfg.Log.Error("export over NBD", "error", err)
 	}

@@ -1,0 +1,74 @@
+package mcast
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+const (
+	// deafAfter is how many times in a row a server may grant a block and no data come at all before multicast is held to be broken: on
+	// a local network about a quarter of a second.
+	deafAfter = 4
+	// sparePeriod is the pause between two requests of a Receiver that spares the group.
+	sparePeriod = time.Second
+)
+
+// Deaf says whether servers grant what we ask for, again and again, and no data arrives at all: as where a switch or firewall drops
+// multicast. It ends with the next data.
+func (r *Receiver) Deaf() bool { return r.deaf }
+
+// listen takes in that a want was granted and its time has passed.
+func (r *Receiver) listen(w *want) {
+	fed := func(p *replica) bool { return !p.fed.Before(w.asked) }
+	r.deaf = r.deaf || w.barren >= deafAfter && !slices.ContainsFunc(r.replicas, fed)
+}
+
+// Spare makes the Receiver ask the group for one block a second at most, so that it notices when data arrives again, or ends that. The
+// owner gets what is wanted by other means meanwhile: see Lacking.
+func (r *Receiver) Spare(on bool) {
+	r.sparing, r.stirred = on, true
+	r.spareAt = time.Time{}
+}
+
+// Lacking returns up to n of those blocks that are wanted and not here, and that can be got as the owner says: first those that somebody
+// waits for, then read-ahead and bulk, each in the order of their numbers.
+func (r *Receiver) Lacking(n int, can func(block uint32) bool) []uint32 {
+	wants := make([]*want, 0, len(r.wants))
+	for _, w := range r.wants {
+		if w.class < wire.Bulk && can(w.block) {
+			wants = append(wants, w)
+		}
+	}
+	slices.SortFunc(wants, func(a, b *want) int {
+		return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(a.block, b.block))
+	})
+	blocks := make([]uint32, 0, n)
+	for _, w := range wants[:min(n, len(wants))] {
+		blocks = append(blocks, w.block)
+	}
+	for at := r.bulk.next(0); at >= 0 && len(blocks) < n; at = r.bulk.next(at + 1) {
+		if w := r.wants[uint32(at)]; (w == nil || w.class == wire.Bulk) && can(uint32(at)) {
+			blocks = append(blocks, uint32(at))
+		}
+	}
+	return blocks
+}
+
+// Supply says that a block came by other means.
+func (r *Receiver) Supply(block uint32) {
+	if w := r.wants[block]; w != nil {
+		r.settle(block, w)
+	}
+	if a := r.asms[block]; a != nil {
+		r.dropAssembly(a)
+		r.Recycle(a.data)
+		a.data = nil
+	}
+	if r.bulk.has(int(block)) {
+		r.bulk.clear(int(block))
+		r.bulkLeft--
+	}
+}

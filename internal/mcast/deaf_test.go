@@ -1,0 +1,125 @@
+package mcast
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
+)
+
+// converse lets the two exchange control datagrams from now on for d, and returns how many blocks were asked for. No data arrives.
+func converse(r *Receiver, s *Sender, now *time.Time, d time.Duration) (asked int) {
+	client := addr(9)
+	for end := now.Add(d); now.Before(end); *now = now.Add(5 * time.Millisecond) {
+		r.Step(*now)
+		for _, p := range r.Packets() {
+			var w wire.Want
+			if wire.ParseWant(p.Data, &w) == nil {
+				for _, g := range w.Ranges {
+					asked += int(g.Count)
+				}
+			}
+			s.Input(*now, client, p.Data)
+		}
+		for _, p := range s.Packets() {
+			r.Input(*now, addr(1), p.Data)
+		}
+	}
+	return asked
+}
+
+func TestGrantsWithoutDataMakeAReceiverDeafAndDataEndsIt(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	s := newTestSender(1, i)
+	r := newTestReceiver(i)
+	now := epoch
+	meetServer(t, r, s, now, 1)
+	converse(r, s, &now, 10*time.Second)
+	if r.Deaf() {
+		t.Error("deaf without having asked for anything")
+	}
+	r.Want(now, 3, wire.Demand)
+	for start := now; !r.Deaf(); {
+		if now.Sub(start) > time.Second {
+			t.Fatal("not deaf after a second of grants without data")
+		}
+		converse(r, s, &now, 5*time.Millisecond)
+	}
+	r.Input(now, addr(1), forge(s, 1, 50, 0))
+	if r.Deaf() {
+		t.Error("deaf when data has arrived")
+	}
+}
+
+func TestASilentServerDoesNotMakeAReceiverDeaf(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	s := newTestSender(1, i)
+	r := newTestReceiver(i)
+	now := epoch
+	meetServer(t, r, s, now, 1)
+	r.Want(now, 3, wire.Demand)
+	for range 1000 {
+		now = now.Add(5 * time.Millisecond)
+		r.Step(now)
+		r.Packets()
+	}
+	if r.Deaf() {
+		t.Error("deaf, but nobody has granted anything")
+	}
+}
+
+func TestAReceiverThatSparesTheGroupAsksForABlockASecond(t *testing.T) {
+	i := newTestImage(1000<<12, 4<<10)
+	s := newTestSender(1, i)
+	r := newTestReceiver(i)
+	now := epoch
+	meetServer(t, r, s, now, 1)
+	r.Spare(true)
+	for block := range uint32(200) {
+		r.Want(now, block, wire.Demand)
+		r.WantBulk(now, 500+block)
+	}
+	if n := converse(r, s, &now, 10*time.Second); n < 5 || n > 11 {
+		t.Errorf("asked for %d blocks in 10 s", n)
+	}
+	r.Spare(false)
+	if n := converse(r, s, &now, time.Second); n < 200 {
+		t.Errorf("asked for %d blocks in a second when it may again", n)
+	}
+}
+
+func TestWhatIsSuppliedIsNoLongerLacking(t *testing.T) {
+	i := newTestImage(1000<<12, 4<<10)
+	r := newTestReceiver(i)
+	r.WantBulk(epoch, 7)
+	r.WantBulk(epoch, 2)
+	r.Want(epoch, 9, wire.ReadAhead)
+	r.Want(epoch, 7, wire.ReadAhead)
+	r.Want(epoch, 30, wire.Demand)
+	r.Want(epoch, 8, wire.Demand)
+	all := func(uint32) bool { return true }
+	for _, c := range []struct {
+		name string
+		n    int
+		can  func(uint32) bool
+		want []uint32
+	}{
+		{"all", 10, all, []uint32{8, 30, 7, 9, 2}},
+		{"three", 3, all, []uint32{8, 30, 7}},
+		{"those above 8", 2, func(b uint32) bool { return b > 8 }, []uint32{30, 9}},
+	} {
+		if got := r.Lacking(c.n, c.can); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+	for _, block := range []uint32{8, 7, 2, 500} {
+		r.Supply(block)
+	}
+	if got, want := r.Lacking(10, all), []uint32{30, 9}; !slices.Equal(got, want) {
+		t.Errorf("lacks %d, want %d", got, want)
+	}
+	if err := r.check(epoch); err != nil {
+		t.Error(err)
+	}
+}
