@@ -281,15 +281,10 @@ type crashDisk struct {
 // serve serves honestly, with a crash every now and then, before or after a request is carried out.
 func (d *crashDisk) serve(s *liar) {
 	s.negotiate()
-	defer func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.volatile = slices.Clone(d.stable)
-	}()
 	for {
 		c := s.request()
 		if d.chance() {
-			s.conn.Close()
+			d.crash(s)
 			return
 		}
 		d.mu.Lock()
@@ -304,11 +299,19 @@ func (d *crashDisk) serve(s *liar) {
 		}
 		d.mu.Unlock()
 		if d.chance() {
-			s.conn.Close()
+			d.crash(s)
 			return
 		}
 		s.answer(c)
 	}
+}
+
+// crash ends a connection, and forgets what is not stable before the client can know and write anew.
+func (d *crashDisk) crash(s *liar) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.volatile = slices.Clone(d.stable)
+	s.conn.Close()
 }
 
 func (d *crashDisk) chance() bool {
