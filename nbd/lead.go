@@ -13,6 +13,9 @@ const (
 	// client has something to do: in bytes of data and in replies.
 	inlineBatch   = 128 << 10
 	inlineReplies = 32
+	// maxAside is how much the leader writes to a client while it waits for that one's data: the replies to many writes, and
+	// less than any connection takes that has nothing under way.
+	maxAside = 4 << 10
 	// quickTime is how long a request may take of a device that counts as quick, and quickByte how much longer for each byte:
 	// less than anything that waits for a disk, more than a copy from memory.
 	quickTime = 100 * time.Microsecond
@@ -242,15 +245,24 @@ func (t *transmission) flush(term int) bool {
 	return true
 }
 
-// flushAside lets another goroutine write what is queued, if the leader would wait for n bytes of data now. The client
-// may be one that reads no reply before it has sent those.
+// flushAside has what is queued written, if the leader would wait for n bytes of data now. The client may be one that
+// reads no reply before it has sent those; so what it may not take at once another goroutine writes.
 func (t *transmission) flushAside(n int) {
 	if t.r.Buffered() >= n {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.writing && len(t.queue) > 0 {
+	if t.writing || len(t.queue) == 0 {
+		return
+	}
+	if c, ok := t.conn.(interface{ drained() bool }); ok && t.queued <= maxAside && c.drained() {
+		t.writing = true
+		t.writeSomeLocked()
+		t.writing = false
+		t.changed.Broadcast()
+	}
+	if len(t.queue) > 0 {
 		t.wg.Go(t.write)
 	}
 }

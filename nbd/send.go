@@ -47,23 +47,28 @@ func (t *transmission) write() {
 func (t *transmission) writeLocked() {
 	t.writing = true
 	for len(t.queue) > 0 {
-		t.takeBatchLocked()
-		if t.broken == nil {
-			t.mu.Unlock()
-			err := t.writeBatch()
-			t.mu.Lock()
-			if err != nil {
-				t.broken = err
-				t.cancel()         // nobody will see what is still being done
-				_ = t.conn.Close() // wakes the reader
-			}
-		}
-		for _, r := range t.batch {
-			t.finishLocked(r)
-		}
+		t.writeSomeLocked()
 	}
 	t.writing = false
 	t.changed.Broadcast()
+}
+
+// writeSomeLocked writes a part of the queue, which is not empty. It gives up mu meanwhile.
+func (t *transmission) writeSomeLocked() {
+	t.takeBatchLocked()
+	if t.broken == nil {
+		t.mu.Unlock()
+		err := t.writeBatch()
+		t.mu.Lock()
+		if err != nil {
+			t.broken = err
+			t.cancel()         // nobody will see what is still being done
+			_ = t.conn.Close() // wakes the reader
+		}
+	}
+	for _, r := range t.batch {
+		t.finishLocked(r)
+	}
 }
 
 // takeBatchLocked moves replies of about maxBatch bytes, at least one, from the queue to the batch.

@@ -129,6 +129,17 @@ func (c *threadConn) writeBuffers(b *net.Buffers) (n int64, err error) {
 	return n, nil
 }
 
+// drained says whether the client has taken nearly all that was written to it, so that it takes a little more at once.
+func (c *threadConn) drained() bool {
+	left := maxAside
+	_ = c.raw.Control(func(fd uintptr) {
+		if n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
+			left = n
+		}
+	})
+	return left < maxAside
+}
+
 // maxVector is the most buffers of one writev: the kernel's UIO_MAXIOV.
 const maxVector = 1024
 
