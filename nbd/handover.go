@@ -1,7 +1,6 @@
 package nbd
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net"
@@ -31,11 +30,8 @@ func (s *Server) ServeTransmission(ctx context.Context, conn net.Conn, x Export)
 	s.count.accepted.Add(1)
 	s.count.connections.Add(1)
 	defer s.count.connections.Add(-1)
-	if local, ok := conn.(interface{ SetWriteBuffer(int) error }); ok && conn.LocalAddr().Network() == "unix" {
-		_ = local.SetWriteBuffer(unixSendBuffer) // slower without, no more
-	}
-	t := newTransmission(context.WithoutCancel(ctx), session{export: x, can: x.capabilities()}, conn,
-		bufio.NewReaderSize(conn, readAhead), s)
+	widen(conn)
+	t := newTransmission(context.WithoutCancel(ctx), session{export: x, can: x.capabilities()}, conn, nil, s)
 	defer context.AfterFunc(ctx, t.stop)()
 	err := t.run(s.config.Grace)
 	if ctx.Err() != nil {

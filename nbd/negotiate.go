@@ -210,19 +210,12 @@ func (n *negotiation) choose(x Export) {
 
 // flags are the "Transmission flags" of x for this client.
 func (n *negotiation) flags(x *Export) uint16 {
-	can := x.capabilities()
-	flags := can.flags()
-	if x.Rotational {
-		flags |= exportRotational
-	}
+	flags := x.Flags()
 	switch {
 	case x.Open != nil && x.Shared:
 		flags |= exportMultiConn
 	case x.Open != nil:
 		flags &^= exportMultiConn
-	}
-	if x.NoFUA {
-		flags &^= exportFUA
 	}
 	if n.session.style != styleSimple {
 		flags |= exportDF

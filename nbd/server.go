@@ -214,18 +214,24 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("start transmission: %w", err)
 	}
-	if local, ok := conn.(interface{ SetWriteBuffer(int) error }); ok && conn.LocalAddr().Network() == "unix" {
-		_ = local.SetWriteBuffer(unixSendBuffer) // slower without, no more
-	}
+	widen(conn)
 	log.Debug("NBD client served", "export", session.export.Name)
 
 	if !stop() {
 		return nil // ctx ended, and conn was closed
 	}
+	ahead, _ := r.Peek(r.Buffered())
 	client = thread(client, &s.count)
-	t := newTransmission(context.WithoutCancel(ctx), session, client, r, s)
+	t := newTransmission(context.WithoutCancel(ctx), session, client, ahead, s)
 	defer context.AfterFunc(ctx, t.stop)()
 	err = t.run(s.config.Grace)
 	_ = client.Close()
 	return err
+}
+
+// widen gives a local client's socket the buffer that large replies want.
+func widen(conn net.Conn) {
+	if local, ok := conn.(interface{ SetWriteBuffer(int) error }); ok && conn.LocalAddr().Network() == "unix" {
+		_ = local.SetWriteBuffer(unixSendBuffer) // slower without, no more
+	}
 }

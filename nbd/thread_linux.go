@@ -47,12 +47,12 @@ func thread(conn net.Conn, count *counters) net.Conn {
 		return conn
 	}
 	fd := -1
-	err = raw.Control(func(old uintptr) {
-		if fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			err = unix.SetNonblock(fd, false)
-		}
-	})
+	_ = raw.Control(func(old uintptr) { fd, _ = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
 	if fd < 0 {
+		return conn
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		_ = unix.Close(fd)
 		return conn
 	}
 	t := &threadConn{file: os.NewFile(uintptr(fd), "socket"), local: conn.LocalAddr(), remote: conn.RemoteAddr()}

@@ -2,7 +2,6 @@ package nbd
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -76,11 +75,13 @@ type transmission struct {
 	rest  net.Buffers // the writer's: what of parts is to be written
 }
 
-// newTransmission returns the transmission phase of conn. Requests come from r, which may have read some ahead.
-func newTransmission(ctx context.Context, s session, conn net.Conn, r *bufio.Reader, server *Server) *transmission {
+// newTransmission returns the transmission phase of conn. ahead is what was read of it already, and is the
+// transmission's from then on.
+func newTransmission(ctx context.Context, s session, conn net.Conn, ahead []byte, server *Server) *transmission {
 	t := &transmission{
 		session: s,
 		conn:    conn,
+		ahead:   ahead,
 		stock:   &server.stock,
 		count:   &server.count,
 		size:    s.export.Device.Size(),
@@ -89,8 +90,6 @@ func newTransmission(ctx context.Context, s session, conn net.Conn, r *bufio.Rea
 	}
 	t.ctx, t.cancel = context.WithCancel(ctx)
 	t.changed.L = &t.mu
-	ahead, _ := r.Peek(r.Buffered())
-	t.ahead = bytes.Clone(ahead)
 	t.r = bufio.NewReaderSize(headers{t}, readAhead)
 	return t
 }

@@ -1,7 +1,6 @@
 package nbd
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -421,7 +420,7 @@ func FuzzTransmission(f *testing.F) {
 			s.contexts = s.export.contexts(s.extended())
 		}
 		conn := &scripted{r: bytes.NewReader(sent)}
-		tr := newTransmission(t.Context(), s, conn, bufio.NewReader(conn), new(Server))
+		tr := newTransmission(t.Context(), s, conn, nil, new(Server))
 		_ = tr.run(0)
 		if tr.bytes != 0 || tr.requests != 0 {
 			t.Errorf("%d bytes, %d requests are still acquired", tr.bytes, tr.requests)
