@@ -9,14 +9,11 @@ import (
 	"time"
 
 	"github.com/dnbd/dnbd/block"
+	"github.com/dnbd/dnbd/internal/attach/sectors"
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 const (
-	// sector is the unit in which a loop device's size is counted, in bytes.
-	sector = 512
-	// padding is what the size of an image that is no multiple of a sector is rounded up to.
-	padding = 4096
 	// diskName is the name of the one file.
 	diskName = "disk"
 	// diskNode is its inode number; the root's is 1.
@@ -43,21 +40,11 @@ func newDisk(dev block.Device) *disk {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		dev:           block.Lower{Device: dev},
 		writable:      writable(dev),
-		size:          fileSize(dev.Size()),
+		size:          sectors.Round(dev.Size()), // a loop device ignores what is beyond the last whole sector
 		made:          time.Now(),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
-}
-
-// fileSize is the size of the file for an image of size bytes. A loop device ignores what is beyond the last whole sector,
-// so the file has zeroes up to the next one. An image that is not made of sectors was not made for a disk, and nothing in
-// it is sought at the disk's end; it gets whole pages, because file systems without padding read their last block whole.
-func fileSize(size int64) int64 {
-	if size%sector == 0 {
-		return size
-	}
-	return (size + padding - 1) / padding * padding
 }
 
 // String implements fuse.RawFileSystem.
@@ -129,8 +116,8 @@ func (d *disk) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryLis
 
 // StatFs implements fuse.RawFileSystem.
 func (d *disk) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	out.Bsize, out.Frsize, out.NameLen = 4096, sector, 255
-	out.Blocks = uint64(d.size / sector)
+	out.Bsize, out.Frsize, out.NameLen = 4096, sectors.Sector, 255
+	out.Blocks = uint64(d.size / sectors.Sector)
 	return fuse.OK
 }
 

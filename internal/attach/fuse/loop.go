@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/dnbd/dnbd/internal/attach/sectors"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,7 +69,7 @@ func (l loop) configure(file int, path string, mode int) error {
 	config := unix.LoopConfig{
 		Fd: uint32(file),
 		// Blocks of 4096 bytes would be a little cheaper, and no file system with smaller ones could be mounted.
-		Size: sector,
+		Size: sectors.Sector,
 		// Direct, so that the kernel keeps the bytes once, for the loop device, and not for the file too.
 		Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_DIRECT_IO},
 	}

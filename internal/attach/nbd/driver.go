@@ -15,6 +15,7 @@ import (
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/internal/attach"
 	"github.com/dnbd/dnbd/internal/attach/claim"
+	"github.com/dnbd/dnbd/internal/attach/sectors"
 	"github.com/dnbd/dnbd/internal/nbdkernel"
 	"github.com/dnbd/dnbd/nbd"
 	"golang.org/x/sys/unix"
@@ -25,8 +26,6 @@ const (
 	driverName = "nbd"
 	// sector is the block size of devices whose server does not want another, in bytes: what partition tables are written in.
 	sector = 512
-	// padding is what the size of an image that is no multiple of a sector is rounded up to, in bytes.
-	padding = 4096
 	// readAhead is how far the kernel reads ahead of programs that read sequentially, in bytes: its 128 KiB are not enough to
 	// keep a network busy.
 	readAhead = 1 << 20
@@ -86,17 +85,15 @@ func (d *Driver) Attach(ctx context.Context, dev block.Device, o attach.Options)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	size := dev.Size()
-	if size%sector != 0 {
-		size = (size + padding - 1) / padding * padding
-		dev = padded{block.ReadOnly(dev), size}
+	if dev.Size()%sectors.Sector != 0 {
+		dev = sectors.Whole(block.ReadOnly(dev))
 	}
 	p, err := newPairs(dev, o.Log)
 	if err != nil {
 		return nil, err
 	}
 	return d.place(ctx, o, plan{
-		opener: p, size: size, flags: nbd.Export{Device: dev}.Flags() | multiConn, blockSize: sector,
+		opener: p, size: dev.Size(), flags: nbd.Export{Device: dev}.Flags() | multiConn, blockSize: sector,
 		connections: min(runtime.NumCPU(), 8),
 		counts: func(i *attach.Details) {
 			i.Requests, i.Errors, i.Outstanding, i.Oldest = p.calls.count()

@@ -108,25 +108,3 @@ func hungUp(conn syscall.RawConn) bool {
 	})
 	return err != nil || n > 0
 }
-
-// padded is a device with zeroes after its end, up to size.
-type padded struct {
-	block.Device
-	size int64
-}
-
-// Size implements block.Device.
-func (p padded) Size() int64 { return p.size }
-
-// ReadAt implements block.Device.
-func (p padded) ReadAt(ctx context.Context, b []byte, off int64) error {
-	if err := block.CheckRange(p.size, off, len(b)); err != nil {
-		return err
-	}
-	within := min(max(p.Device.Size()-off, 0), int64(len(b)))
-	clear(b[within:])
-	if within == 0 {
-		return nil
-	}
-	return p.Device.ReadAt(ctx, b[:within], off)
-}

@@ -10,6 +10,7 @@ import (
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/internal/attach"
 	"github.com/dnbd/dnbd/internal/attach/claim"
+	"github.com/dnbd/dnbd/internal/attach/sectors"
 	"github.com/dnbd/dnbd/ublk"
 )
 
@@ -33,7 +34,7 @@ func (d *Driver) Available() error { return ublk.Available() }
 
 // Attach implements attach.Driver.
 func (d *Driver) Attach(ctx context.Context, dev block.Device, o attach.Options) (attach.Attachment, error) {
-	config := ublk.Config{Device: whole(dev), Recover: true}
+	config := ublk.Config{Device: sectors.Whole(dev), Recover: true}
 	search := o.Device == ""
 	return claim.Place(o, func(o attach.Options) (attach.Attachment, error) {
 		a, err := d.attach(ctx, config, o, search)
