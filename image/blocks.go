@@ -6,6 +6,9 @@ import (
 	"github.com/dnbd/dnbd/block"
 )
 
+// OffersExport is what servers of a group call the NBD export that tells which images they have: see docs/protocol.md.
+const OffersExport = "dnbd:"
+
 // ExportName is what servers call the NBD export of all blocks of an image, see Image.Blocks.
 func (id ID) ExportName() string { return "dnbd:" + id.String() }
 

@@ -19,7 +19,7 @@ import (
 
 // attachOptions are what `dnbd attach` and DNBD's own client are told.
 type attachOptions struct {
-	groupFlags
+	clientFlags
 	image     string
 	device    string // empty: the driver chooses
 	cache     string // a file; empty: in memory
@@ -126,7 +126,7 @@ func (o *attachOptions) check(cmd *cobra.Command) error {
 	if !slices.Contains(names, o.driver) {
 		return usagef("--driver %s: there are %s", o.driver, strings.Join(names, ", "))
 	}
-	for _, path := range []*string{&o.device, &o.cache, &o.cow, &o.socket} {
+	for _, path := range []*string{&o.device, &o.cache, &o.cow, &o.socket, &o.tls.ca, &o.tls.cert, &o.tls.key} {
 		if *path == "" || path == &o.cow && o.cow == cowMemory {
 			continue
 		}
@@ -174,7 +174,7 @@ type ready struct {
 	Device  string   `json:"device"`
 	URI     string   `json:"uri"` // for NBD clients, with the socket driver
 	Image   string   `json:"image"`
-	Network string   `json:"network"` // group and interfaces
+	Network string   `json:"network"` // in which group on which interfaces, or from which hosts
 	Servers []uint16 `json:"servers"` // that offered it
 	Why     []string `json:"why"`     // which driver was taken, and which not
 }
@@ -183,7 +183,7 @@ type ready struct {
 func (r ready) write(cmd *cobra.Command) error {
 	where := ""
 	if r.Network != "" {
-		where = " in " + r.Network
+		where = " " + r.Network
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "dnbd: %s%s; %s\n", r.Image, where, strings.Join(r.Why, "; "))
 	address := r.Device

@@ -51,10 +51,11 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 	if err != nil {
 		return err
 	}
-	a := &attachment{target: t, started: time.Now()}
-	if a.network, err = o.network(t.Group, log); err != nil {
+	a := &attachment{started: time.Now()}
+	if a.network, err = o.network(&t, log); err != nil {
 		return err
 	}
+	a.target = t
 	driver, why, err := attach.Choose(o.driver, o.candidates())
 	if err != nil {
 		return err
@@ -68,7 +69,7 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 	offer, err := find(look, a.network, t)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("no server offered %s within --io-timeout %v in %v", t.What(), o.ioTimeout, a.network)
+			err = fmt.Errorf("no server offered %s within --io-timeout %v %v", t.What(), o.ioTimeout, a.network)
 		}
 		return err
 	}
@@ -253,8 +254,20 @@ func (a *attachment) status() control.Status {
 			Server: r.Server, Address: r.Addr.String(), State: state, RTT: r.RTT.Microseconds(), Share: r.Share, Rate: r.Rate,
 		})
 	}
+	for _, h := range s.Hosts {
+		state := control.Stalled
+		if h.Live {
+			state = control.Live
+		}
+		share := float64(h.Bytes) / float64(max(s.Fetched, 1))
+		st.Replicas = append(st.Replicas, control.Replica{Address: h.Addr, State: state, Share: share})
+	}
+	group := ""
+	if a.network.Group.IsValid() {
+		group = a.network.Group.String()
+	}
 	return control.Status{
-		Version: version, Started: a.started.UTC(), Group: a.network.Group.String(),
+		Version: version, Started: a.started.UTC(), Group: group,
 		Interfaces: interfaceNames(a.network.Interfaces), Log: a.logFile, Attachment: st,
 	}
 }

@@ -3,13 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,12 +39,6 @@ type nbdOptions struct {
 	blockSize int
 	size      int64
 	noGo      bool
-	tls       tlsFiles
-}
-
-// tlsFiles are certificates for TLS with an NBD server.
-type tlsFiles struct {
-	cert, key, ca, hostname string
 }
 
 // add gives the flags to a command.
@@ -62,13 +53,7 @@ func (n *nbdOptions) add(cmd *cobra.Command) {
 	f.IntVar(&n.blockSize, "nbd-block-size", 0, "")
 	f.Int64Var(&n.size, "nbd-size", 0, "")
 	f.BoolVar(&n.noGo, "nbd-no-go", false, "")
-	f.StringVar(&n.tls.cert, "tls-cert", "", "")
-	f.StringVar(&n.tls.key, "tls-key", "", "")
-	f.StringVar(&n.tls.ca, "tls-ca", "", "")
-	f.StringVar(&n.tls.hostname, "tls-hostname", "", "")
-	for _, name := range []string{
-		"systemd-mark", "nbd-block-size", "nbd-size", "nbd-no-go", "tls-cert", "tls-key", "tls-ca", "tls-hostname",
-	} {
+	for _, name := range []string{"systemd-mark", "nbd-block-size", "nbd-size", "nbd-no-go"} {
 		_ = f.MarkHidden(name) // it fails for a flag that is not there
 	}
 	f.Lookup("connections").DefValue = "" // said in the text
@@ -89,10 +74,6 @@ func (n *nbdOptions) args() (args []string) {
 		{"nbd-block-size", n.blockSize > 0, strconv.Itoa(n.blockSize)},
 		{"nbd-size", n.size > 0, strconv.FormatInt(n.size, 10)},
 		{"nbd-no-go", n.noGo, "true"},
-		{"tls-cert", n.tls.cert != "", n.tls.cert},
-		{"tls-key", n.tls.key != "", n.tls.key},
-		{"tls-ca", n.tls.ca != "", n.tls.ca},
-		{"tls-hostname", n.tls.hostname != "", n.tls.hostname},
 	} {
 		if v.set {
 			args = append(args, "--"+v.flag+"="+v.text)
@@ -111,6 +92,9 @@ func (n *nbdOptions) argv0() string {
 
 // checkImage looks for what is wrong with the name of what is to be attached, and with the flags for its kind.
 func (o *attachOptions) checkImage(cmd *cobra.Command) error {
+	if err := o.clientFlags.check(o.image, isNBD(o.image)); err != nil {
+		return err
+	}
 	if !isNBD(o.image) {
 		if _, err := target.Parse(o.image); err != nil {
 			return usagef("%w", err)
@@ -146,33 +130,8 @@ func (o *attachOptions) dial(log *slog.Logger) (nbd.DialConfig, error) {
 		config.Reconnect = o.ioTimeout
 	}
 	var err error
-	if o.nbd.tls != (tlsFiles{}) {
-		config.TLS, err = o.nbd.tls.config()
-	}
+	config.TLS, err = o.tls.config()
 	return config, err
-}
-
-// config is what the files say.
-func (f tlsFiles) config() (*tls.Config, error) {
-	c := &tls.Config{ServerName: f.hostname}
-	if f.ca != "" {
-		pem, err := os.ReadFile(f.ca)
-		if err != nil {
-			return nil, fmt.Errorf("CA certificates: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("CA certificates: %s has none", f.ca)
-		}
-	}
-	if f.cert != "" || f.key != "" {
-		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
-		if err != nil {
-			return nil, fmt.Errorf("client certificate: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
 }
 
 // serveRemote is serve for an export of an NBD server.

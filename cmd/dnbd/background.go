@@ -166,6 +166,10 @@ func (o *attachOptions) args() []string {
 	if o.verbose {
 		args = append(args, "--verbose")
 	}
+	for _, host := range o.hosts {
+		args = append(args, "--unicast="+host)
+	}
+	args = append(args, o.tls.args()...)
 	args = append(args, o.nbd.args()...)
 	args = append(args, "--", o.image)
 	if o.device != "" {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +24,7 @@ const streamChunk = 1 << 20
 
 // copyCommand is `dnbd copy`.
 func copyCommand() *cobra.Command {
-	var flags groupFlags
+	var flags clientFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "copy [flags] IMAGE|FILE|NBD-URI DEST",
@@ -90,17 +91,23 @@ type transfer struct {
 }
 
 // openTransfer opens what name means: a file, an NBD export, or an image of a group, for which it waits.
-func openTransfer(cmd *cobra.Command, flags *groupFlags, name, dest string) (*transfer, error) {
+func openTransfer(cmd *cobra.Command, flags *clientFlags, name, dest string) (*transfer, error) {
 	level := slog.LevelWarn
 	if dest != toStdout {
 		level = slog.LevelInfo
 	}
 	t := &transfer{log: newLog(cmd, level), bar: newProgressBar(cmd.ErrOrStderr(), "copying "+name)}
 	t.report.Image = name
+	if err := flags.check(name, isNBD(name)); err != nil {
+		return nil, err
+	}
 	if isNBD(name) {
-		var err error
+		secure, err := flags.tls.config()
+		if err != nil {
+			return nil, err
+		}
 		t.where = name
-		t.from, err = openRemote(cmd.Context(), name, newLog(cmd, slog.LevelWarn))
+		t.from, err = openRemote(cmd.Context(), name, secure, newLog(cmd, slog.LevelWarn))
 		return t, err
 	}
 	if isFile(name) {
@@ -119,7 +126,7 @@ func openTransfer(cmd *cobra.Command, flags *groupFlags, name, dest string) (*tr
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
-	n, err := flags.network(what.Group, newLog(cmd, slog.LevelWarn))
+	n, err := flags.network(&what, newLog(cmd, slog.LevelWarn))
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +138,7 @@ func openTransfer(cmd *cobra.Command, flags *groupFlags, name, dest string) (*tr
 	if err != nil {
 		return nil, err
 	}
-	t.from, t.where = c, n.String()
+	t.from, t.where = c, strings.TrimPrefix(strings.TrimPrefix(n.String(), "in "), "from ")
 	t.describe(offer.Descriptor)
 	return t, nil
 }

@@ -175,7 +175,7 @@ func device(path string, size int64) (*destination, error) {
 
 // export writes to an NBD export. What is behind the image's end stays.
 func export(ctx context.Context, uri string, size int64) (*destination, error) {
-	d, err := openRemote(ctx, uri, slog.New(slog.DiscardHandler))
+	d, err := openRemote(ctx, uri, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

@@ -219,7 +219,7 @@ func exportName(path string) string {
 // openSource opens what is to be exported.
 func (f *exportFlags) openSource(ctx context.Context, s source, log *slog.Logger) (block.Device, error) {
 	if isNBD(s.path) {
-		d, err := openRemote(ctx, s.path, log)
+		d, err := openRemote(ctx, s.path, nil, log)
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dnbd/dnbd/image"
@@ -18,6 +19,8 @@ const (
 	// settleTime is how much longer to listen after the first server offered the image, for a newer revision at another one,
 	// or other bytes under its name. Servers on the same network answer within milliseconds.
 	settleTime = 40 * time.Millisecond
+	// hostsTime is the same for the hosts of --unicast, which may be far.
+	hostsTime = time.Second
 	// otherTime is how long servers may answer without one that has the image before it is believed not to be there. It is
 	// time for three announcements of a server whose answer was lost.
 	otherTime = 3 * time.Second
@@ -42,20 +45,24 @@ func find(ctx context.Context, n client.Network, t target.Target) (target.Offer,
 		case err == nil && t.ID != image.ID{}:
 			return true
 		case settling:
-			return false
+			return d.Complete
 		case err == nil || ambiguous:
 			settling = true
-			time.AfterFunc(settleTime, cancel)
-			return false
+			if len(n.Hosts) > 0 {
+				time.AfterFunc(hostsTime, cancel)
+			} else {
+				time.AfterFunc(settleTime, cancel)
+			}
+			return d.Complete
 		}
 		if len(d.Found) > 0 {
 			if answered.IsZero() {
 				answered = now
 			}
-			return now.Sub(answered) >= otherTime
+			return now.Sub(answered) >= otherTime || d.Complete && len(d.Failed) == 0
 		}
 		if wait.due(now) {
-			n.Log.Warn(fmt.Sprintf("waiting for %s in %v: %s", t.What(), n, heard(d)), "for", wait.since(now))
+			n.Log.Warn(fmt.Sprintf("waiting for %s %v: %s", t.What(), n, heard(d)), "for", wait.since(now))
 		}
 		return false
 	})
@@ -67,6 +74,16 @@ func find(ctx context.Context, n client.Network, t target.Target) (target.Offer,
 
 // heard says in words what was heard of a group that offers nothing, and what to look at.
 func heard(d client.Discovery) string {
+	if d.Complete {
+		var why []string
+		for _, host := range slices.Sorted(maps.Keys(d.Failed)) {
+			why = append(why, fmt.Sprintf("%s: %v", host, d.Failed[host]))
+		}
+		if len(why) == 0 {
+			return "the servers answer, and have none"
+		}
+		return strings.Join(why, "; ")
+	}
 	if len(d.Servers) == 0 {
 		return fmt.Sprintf("nothing was heard; check that a server runs in this group, that --iface names the right network, that "+
 			"the switches pass multicast (IGMP snooping needs a querier), and that no firewall stops UDP port %d", wire.Port)

@@ -6,31 +6,52 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
+	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dnbd/dnbd/internal/control"
 	"github.com/dnbd/dnbd/internal/server"
 	"github.com/dnbd/dnbd/internal/size"
+	"github.com/dnbd/dnbd/internal/target"
 	"github.com/dnbd/dnbd/nbd"
 )
 
 // infoCommand is `dnbd info`.
 func infoCommand() *cobra.Command {
+	var flags clientFlags
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "info NBD-URI",
-		Short: "Tell what an NBD server says of an export",
-		Long: "Tell what an NBD server says of an export: its size, what may be done with it, and which sizes of requests suit it.\n" +
-			"'dnbd list' tells which exports there are, 'dnbd image info' what there is to know of an image's file.",
-		Example: "  dnbd info nbd://storage/disk\n  dnbd info --json 'nbd+unix:///?socket=/run/disk.sock'",
-		Args:    oneArgument("name the export by its NBD URI"),
+		Use:   "info [flags] IMAGE|NBD-URI",
+		Short: "Tell what servers say of an image, or an NBD server of an export",
+		Long: "Tell what the servers of a group say of an image, or an NBD server of an export: its size, what may be done with it,\n" +
+			"and which sizes of requests suit it. 'dnbd list' tells which there are, 'dnbd image info' what there is to know of an\n" +
+			"image's file.\n\n" +
+			"IMAGE is " + target.Forms + ".",
+		Example: "  dnbd info debian-12\n  dnbd info --unicast storage debian-12\n  dnbd info nbd://storage/disk\n" +
+			"  dnbd info --json 'nbd+unix:///?socket=/run/disk.sock'",
+		Args: oneArgument("name the image, or the export by its NBD URI"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := flags.check(args[0], isNBD(args[0])); err != nil {
+				return err
+			}
+			if !isNBD(args[0]) {
+				return infoOfImage(cmd, &flags, args[0], asJSON)
+			}
 			if _, err := nbd.ParseURI(args[0]); err != nil {
 				return usagef("%w", err)
 			}
-			c, err := nbd.Dial(cmd.Context(), args[0], nbd.DialConfig{Contexts: []string{nbd.ContextAllocation, server.HashContext}})
+			secure, err := flags.tls.config()
+			if err != nil {
+				return err
+			}
+			c, err := nbd.Dial(cmd.Context(), args[0], nbd.DialConfig{
+				TLS: secure, Contexts: []string{nbd.ContextAllocation, server.HashContext},
+			})
 			if err != nil {
 				return whereToLook(args[0], err)
 			}
@@ -49,8 +70,48 @@ func infoCommand() *cobra.Command {
 			return report.write(cmd.OutOrStdout())
 		},
 	}
+	flags.add(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
+}
+
+// infoOfImage prints what servers say of an image.
+func infoOfImage(cmd *cobra.Command, flags *clientFlags, name string, asJSON bool) error {
+	if _, err := os.Stat(name); err == nil || isFile(name) {
+		return usagef("%s is a file: see 'dnbd image info'", name)
+	}
+	t, err := target.Parse(name)
+	if err != nil {
+		return usagef("%w", err)
+	}
+	n, err := flags.network(&t, newLog(cmd, slog.LevelWarn))
+	if err != nil {
+		return err
+	}
+	heard, err := survey(cmd.Context(), n)
+	if err != nil {
+		return err
+	}
+	warnFailed(n, heard)
+	o, err := t.Choose(heard.Found)
+	if err != nil {
+		return err
+	}
+	d := o.Descriptor
+	if asJSON {
+		enc := json.NewEncoder(cmd.OutOrStdout())
+		enc.SetIndent("", "  ")
+		return enc.Encode(struct {
+			control.Image
+			Root    string    `json:"root"`
+			Created time.Time `json:"created"`
+			Servers []uint16  `json:"servers"` // ids
+		}{imageStatus(d), d.Root.String(), d.Created.UTC(), o.Servers})
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "name      %s\nrevision  %d\ncreated   %s\nid        %v\nsize      %s (%d bytes)\n"+
+		"blocks    of %s\noffered   by %s %v\n", d.Name, d.Revision, d.Created.Format(time.RFC3339), d.ID(), size.Format(d.Size), d.Size,
+		size.Format(int64(d.BlockSize)), target.ServerList(o.Servers), n)
+	return err
 }
 
 // oneArgument demands one.
@@ -146,11 +207,11 @@ func orNone(list []string) string {
 }
 
 // listRemote prints the exports of an NBD server.
-func listRemote(ctx context.Context, w io.Writer, uri string, asJSON bool) error {
+func listRemote(ctx context.Context, w io.Writer, uri string, secure *tls.Config, asJSON bool) error {
 	if _, err := nbd.ParseURI(uri); err != nil {
 		return usagef("%w", err)
 	}
-	found, err := nbd.List(ctx, uri, nbd.DialConfig{})
+	found, err := nbd.List(ctx, uri, nbd.DialConfig{TLS: secure})
 	if err != nil {
 		return err
 	}

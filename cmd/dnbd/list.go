@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -29,25 +30,33 @@ const (
 
 // listCommand is `dnbd list`.
 func listCommand() *cobra.Command {
-	var flags groupFlags
+	var flags clientFlags
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list [GROUP-URI|NBD-URI]",
+		Use:   "list [flags] [GROUP-URI|NBD-URI]",
 		Short: "List the images that a group offers, or the exports of an NBD server",
 		Long: "List the images that a group offers, and by which servers. GROUP-URI is dnbd://GROUP[:PORT]/; without it the group\n" +
 			"is " + target.GroupURI(target.DefaultGroup()) + ". The command fails when nothing is heard.\n\n" +
 			"With an NBD URI it lists the exports of that server.",
-		Example: "  dnbd list\n  dnbd list --json dnbd://239.0.0.7/\n  dnbd list nbd://storage",
+		Example: "  dnbd list\n  dnbd list --unicast storage\n  dnbd list --json dnbd://239.0.0.7/\n  dnbd list nbd://storage",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 && isNBD(args[0]) {
-				return listRemote(cmd.Context(), cmd.OutOrStdout(), args[0], asJSON)
+			name := strings.Join(args, "")
+			if err := flags.check(name, isNBD(name)); err != nil {
+				return err
 			}
-			group, err := target.ParseGroup(strings.Join(args, ""))
+			if isNBD(name) {
+				secure, err := flags.tls.config()
+				if err != nil {
+					return err
+				}
+				return listRemote(cmd.Context(), cmd.OutOrStdout(), name, secure, asJSON)
+			}
+			group, err := target.ParseGroup(name)
 			if err != nil {
 				return usagef("%w", err)
 			}
-			n, err := flags.network(group, newLog(cmd, slog.LevelWarn))
+			n, err := flags.network(&target.Target{Group: group}, newLog(cmd, slog.LevelWarn))
 			if err != nil {
 				return err
 			}
@@ -55,13 +64,14 @@ func listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			warnFailed(n, d)
 			if asJSON {
 				err = writeListJSON(cmd.OutOrStdout(), n, d)
 			} else {
 				err = writeList(cmd.OutOrStdout(), n, d)
 			}
 			if err == nil && len(d.Found) == 0 {
-				err = fmt.Errorf("no image is offered in %v: %s", n, heard(d))
+				err = fmt.Errorf("no image is offered %v: %s", n, heard(d))
 			}
 			return err
 		},
@@ -75,10 +85,17 @@ func listCommand() *cobra.Command {
 func survey(ctx context.Context, n client.Network) (client.Discovery, error) {
 	quiet, cancel := context.WithCancel(ctx)
 	defer cancel()
-	end := time.AfterFunc(lonelyTime, cancel)
+	wait := lonelyTime
+	if len(n.Hosts) > 0 {
+		wait = 2 * time.Minute // until each has answered, or cannot be reached
+	}
+	end := time.AfterFunc(wait, cancel)
 	defer end.Stop()
 	images, servers := 0, 0
 	d, err := client.Find(quiet, n, wire.Hello{Want: wire.HelloAll}, func(d client.Discovery) bool {
+		if d.Complete {
+			return true
+		}
 		if len(d.Found) != images || len(d.Servers) != servers {
 			if images, servers = len(d.Found), len(d.Servers); images > 0 {
 				end.Reset(listTime)
@@ -92,16 +109,24 @@ func survey(ctx context.Context, n client.Network) (client.Discovery, error) {
 	return d, err
 }
 
+// warnFailed says which of the hosts that are asked in place of a group did not answer.
+func warnFailed(n client.Network, d client.Discovery) {
+	for _, host := range slices.Sorted(maps.Keys(d.Failed)) {
+		n.Log.Warn("no answer over NBD", "host", host, "error", d.Failed[host])
+	}
+}
+
 // listing is what list prints as JSON; a contract with users.
 type listing struct {
-	Group      string        `json:"group"`
+	Group      string        `json:"group"`           // empty with hosts
+	Hosts      []string      `json:"hosts,omitempty"` // that were asked in place of a group
 	Interfaces []string      `json:"interfaces"`
 	Images     []listedImage `json:"images"`
 	Servers    []listedFrom  `json:"servers"`
 }
 
 type listedImage struct {
-	URI       string   `json:"uri"`
+	URI       string   `json:"uri"` // empty with hosts
 	Name      string   `json:"name"`
 	Revision  uint64   `json:"revision"`
 	ID        string   `json:"id"`
@@ -117,12 +142,19 @@ type listedFrom struct {
 
 func writeListJSON(w io.Writer, n client.Network, d client.Discovery) error {
 	l := listing{
-		Group: n.Group.String(), Interfaces: interfaceNames(n.Interfaces), Images: []listedImage{}, Servers: []listedFrom{},
+		Interfaces: interfaceNames(n.Interfaces), Hosts: n.Hosts, Images: []listedImage{}, Servers: []listedFrom{},
+	}
+	if n.Group.IsValid() {
+		l.Group = n.Group.String()
 	}
 	for _, o := range target.Offers(d.Found) {
 		id := o.Descriptor.ID()
+		uri := ""
+		if n.Group.IsValid() {
+			uri = target.Target{Group: n.Group, Name: o.Descriptor.Name, Revision: o.Descriptor.Revision}.String()
+		}
 		l.Images = append(l.Images, listedImage{
-			URI: target.Target{Group: n.Group, Name: o.Descriptor.Name, Revision: o.Descriptor.Revision}.String(), Name: o.Descriptor.Name,
+			URI: uri, Name: o.Descriptor.Name,
 			Revision: o.Descriptor.Revision, ID: id.String(), Size: o.Descriptor.Size, BlockSize: o.Descriptor.BlockSize,
 			Servers: o.Servers,
 		})
@@ -142,7 +174,7 @@ func writeList(w io.Writer, n client.Network, d client.Discovery) error {
 	if len(d.Found) == 0 {
 		return nil
 	}
-	if _, err := fmt.Fprintf(w, "in %v:\n", n); err != nil {
+	if _, err := fmt.Fprintf(w, "%v:\n", n); err != nil {
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

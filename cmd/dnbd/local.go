@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,12 +59,14 @@ func isFile(name string) bool {
 	return err == nil
 }
 
-// openRemote connects to an NBD export.
-func openRemote(ctx context.Context, uri string, log *slog.Logger) (block.Device, error) {
+// openRemote connects to an NBD export, with TLS as secure says if it is not nil, or else as the URI does.
+func openRemote(ctx context.Context, uri string, secure *tls.Config, log *slog.Logger) (block.Device, error) {
 	if _, err := nbd.ParseURI(uri); err != nil {
 		return nil, usagef("%w", err)
 	}
-	d, err := remote.Open(ctx, uri, nbd.DialConfig{Connections: remoteConnections, Reconnect: remoteReconnect, Log: log})
+	d, err := remote.Open(ctx, uri, nbd.DialConfig{
+		TLS: secure, Connections: remoteConnections, Reconnect: remoteReconnect, Log: log,
+	})
 	return d, whereToLook(uri, err)
 }
 
@@ -152,7 +155,7 @@ func writeSparse(sink client.Sink, off int64, p []byte) error {
 func deviceOf(ctx context.Context, name string, log *slog.Logger) (block.Device, error) {
 	switch {
 	case isNBD(name):
-		return openRemote(ctx, name, log)
+		return openRemote(ctx, name, nil, log)
 	case strings.Contains(name, "://"):
 		return nil, usagef("%s is neither an NBD URI nor a file", name)
 	}

@@ -85,6 +85,7 @@ func (c *nbdClientArgs) connected(cmd *cobra.Command, r ready) error {
 // options are what `dnbd attach` would be told.
 func (c *nbdClientArgs) options(cmd *cobra.Command) (*attachOptions, error) {
 	o := &attachOptions{image: c.uri(), device: c.device, driver: attach.Auto, verbose: false, timeout: c.timeout, nbd: c.nbd}
+	o.tls = c.files
 	if strings.HasPrefix(c.device, "/dev/nbd") {
 		o.driver = nbdDriver // the kernel's own name: no other driver can have it
 	}
@@ -129,14 +130,11 @@ func (c *nbdClientArgs) report(cmd *cobra.Command) error {
 
 // listExports prints the server's exports, as -l has it.
 func (c *nbdClientArgs) listExports(cmd *cobra.Command) error {
-	config := nbd.DialConfig{}
-	var err error
-	if c.nbd.tls != (tlsFiles{}) {
-		if config.TLS, err = c.nbd.tls.config(); err != nil {
-			return err
-		}
+	secure, err := c.files.config()
+	if err != nil {
+		return err
 	}
-	exports, err := nbd.List(cmd.Context(), c.uri(), config)
+	exports, err := nbd.List(cmd.Context(), c.uri(), nbd.DialConfig{TLS: secure})
 	if err != nil {
 		return err
 	}

@@ -27,10 +27,10 @@ func TestNBDClientTakesItsUsersCommandLines(t *testing.T) {
 		"h /dev/x-nbd0 -size 4096 -g": func(c *nbdClientArgs) bool { return c.nbd.size == 4096 && c.nbd.noGo },
 		"h /dev/x-nbd0 -x":            func(c *nbdClientArgs) bool { return c.uri() == "nbds://h/" },
 		"h /dev/x-nbd0 -tlshostname n": func(c *nbdClientArgs) bool {
-			return c.tls && c.nbd.tls.hostname == "n"
+			return c.tls && c.files.hostname == "n"
 		},
 		"h /dev/x-nbd0 -certfile /c -keyfile /k -cacertfile /a": func(c *nbdClientArgs) bool {
-			return c.tls && c.nbd.tls == tlsFiles{cert: "/c", key: "/k", ca: "/a"}
+			return c.tls && c.files == tlsFlags{cert: "/c", key: "/k", ca: "/a"}
 		},
 		"-d /dev/x-nbd0":     func(c *nbdClientArgs) bool { return c.disconnect == "/dev/x-nbd0" },
 		"-c /dev/x-nbd0":     func(c *nbdClientArgs) bool { return c.check == "/dev/x-nbd0" },

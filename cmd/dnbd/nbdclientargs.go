@@ -21,6 +21,7 @@ type nbdClientArgs struct {
 	persist    bool
 	foreground bool
 	nbd        nbdOptions
+	files      tlsFlags // certificates
 
 	disconnect, check string // a device
 	list              bool
@@ -75,10 +76,10 @@ var nbdClientOptions = []nbdClientOption{
 	{'u', "unix", "", "connect to a unix socket; its path stands in the place of HOST", func(c *nbdClientArgs, _ string) error { c.unix = true; return nil }},
 	{'g', "no-optgo", "", "choose the export by EXPORT_NAME", func(c *nbdClientArgs, _ string) error { c.nbd.noGo = true; return nil }},
 	{'x', "enable-tls", "", "use TLS", func(c *nbdClientArgs, _ string) error { c.tls = true; return nil }},
-	{'F', "certfile", "FILE", "client certificate for TLS", func(c *nbdClientArgs, arg string) error { return c.setTLSFile(&c.nbd.tls.cert, arg) }},
-	{'K', "keyfile", "FILE", "its key", func(c *nbdClientArgs, arg string) error { return c.setTLSFile(&c.nbd.tls.key, arg) }},
-	{'A', "cacertfile", "FILE", "CA certificates for TLS (default: the system's)", func(c *nbdClientArgs, arg string) error { return c.setTLSFile(&c.nbd.tls.ca, arg) }},
-	{'H', "tlshostname", "NAME", "the name in the server's certificate (default: HOST)", func(c *nbdClientArgs, arg string) error { return c.setTLS(&c.nbd.tls.hostname, arg) }},
+	{'F', "certfile", "FILE", "client certificate for TLS", func(c *nbdClientArgs, arg string) error { return c.setTLSFile(&c.files.cert, arg) }},
+	{'K', "keyfile", "FILE", "its key", func(c *nbdClientArgs, arg string) error { return c.setTLSFile(&c.files.key, arg) }},
+	{'A', "cacertfile", "FILE", "CA certificates for TLS (default: the system's)", func(c *nbdClientArgs, arg string) error { return c.setTLSFile(&c.files.ca, arg) }},
+	{'H', "tlshostname", "NAME", "the name in the server's certificate (default: HOST)", func(c *nbdClientArgs, arg string) error { return c.setTLS(&c.files.hostname, arg) }},
 	{'d', "disconnect", "DEVICE", "disconnect a device", func(c *nbdClientArgs, arg string) error { c.disconnect = arg; return nil }},
 	{'c', "check", "DEVICE", "print the process of a device; exit code 1 when it is not connected", func(c *nbdClientArgs, arg string) error { c.check = arg; return nil }},
 	{'l', "list", "", "print the exports of HOST", func(c *nbdClientArgs, _ string) error { c.list = true; return nil }},

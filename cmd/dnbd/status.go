@@ -121,13 +121,17 @@ func (s *machineStatus) write(w io.Writer) error {
 
 func writeAttachment(b *strings.Builder, st control.Status) {
 	a := st.Attachment
-	if st.Group == "" {
+	if a.Image.ID == "" {
 		writeRemote(b, st)
 		return
 	}
 	fmt.Fprintf(b, "%s  %s revision %d, %s, driver %s, process %d for %v\n", a.Device, a.Image.Name, a.Image.Revision,
 		size.Format(a.Image.Size), a.Driver, st.PID, age(st.Started))
-	fmt.Fprintf(b, "  image     %s in group %s on %s\n", a.Image.ID, st.Group, strings.Join(st.Interfaces, ", "))
+	if st.Group == "" {
+		fmt.Fprintf(b, "  image     %s without a group\n", a.Image.ID)
+	} else {
+		fmt.Fprintf(b, "  image     %s in group %s on %s\n", a.Image.ID, st.Group, strings.Join(st.Interfaces, ", "))
+	}
 	if a.URI != "" {
 		fmt.Fprintf(b, "  uri       %s\n", a.URI)
 	}
@@ -142,13 +146,19 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 	fmt.Fprintf(b, "  read      %s by programs, %d reads failed, %d blocks are waited for\n", bytesOf(t.Read), t.Errors, a.Waiting)
 	fmt.Fprintf(b, "  received  %s asked for, %s overheard, %s repaired, %s duplicate\n", bytesOf(t.Wanted), bytesOf(t.Overheard),
 		bytesOf(t.Repaired), bytesOf(t.Duplicates))
-	if a.OverNBD {
+	if st.Group == "" {
+		fmt.Fprintf(b, "  unicast   %s were read over NBD\n", bytesOf(t.Fetched))
+	} else if a.OverNBD {
 		fmt.Fprintf(b, "  unicast   no multicast data arrives: reading over NBD until it does, %s so far\n", bytesOf(t.Fetched))
 	} else if t.Fetched > 0 {
 		fmt.Fprintf(b, "  unicast   %s were read over NBD while no multicast data arrived\n", bytesOf(t.Fetched))
 	}
 	fmt.Fprintf(b, "  lost      %d blocks refused by their hash, %d datagrams dropped by the kernel\n", t.Refused, t.Drops)
 	for _, r := range a.Replicas {
+		if st.Group == "" {
+			fmt.Fprintf(b, "  server    %s is %s, share %.0f %%\n", r.Address, r.State, 100*r.Share)
+			continue
+		}
 		fmt.Fprintf(b, "  server    %d at %s is %s, RTT %v, share %.0f %%, rate %s\n", r.Server, r.Address, r.State,
 			time.Duration(r.RTT)*time.Microsecond, 100*r.Share, size.FormatRate(int64(r.Rate)))
 	}

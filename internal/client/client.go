@@ -53,6 +53,7 @@ type Client struct {
 	workers  sync.WaitGroup
 	blocks   chan mcast.Block // to be checked
 	ahead    ahead
+	unicast  *unicast
 
 	ioTimeout atomic.Int64 // nanoseconds; see Config.IOTimeout
 
@@ -63,7 +64,7 @@ type Client struct {
 	checking map[uint32]int // blocks that came and are being checked: who wants one now need not ask for it
 	copying  *copying
 	since    time.Time // when a block came last, or was first waited for
-	overNBD  bool      // blocks are read over NBD, see unicast
+	overNBD  bool      // blocks are read over NBD, and the group is spared
 
 	timer   chan struct{} // timerAt moved forward
 	lacking chan struct{} // something is wanted that is to be read over NBD
@@ -94,6 +95,7 @@ func Open(cfg Config) (*Client, error) {
 		blocks: make(chan mcast.Block, checkQueue), timer: make(chan struct{}, 1), lacking: make(chan struct{}, 1),
 		readers: map[uint32][]*reader{}, checking: map[uint32]int{},
 	}
+	c.unicast = newUnicast(c)
 	c.SetIOTimeout(cfg.IOTimeout)
 	own := cfg.Cache == nil
 	if own {
@@ -276,7 +278,7 @@ func (c *Client) SetIOTimeout(d time.Duration) { c.ioTimeout.Store(int64(d)) }
 // timedOut is the error of a read that took too long.
 func (c *Client) timedOut(err error) error {
 	if limit := time.Duration(c.ioTimeout.Load()); errors.Is(err, context.DeadlineExceeded) && limit > 0 {
-		return fmt.Errorf("no answer within %v from %v: %w", limit, c.cfg.Network, block.ErrTimeout)
+		return fmt.Errorf("no answer within %v %v: %w", limit, c.cfg.Network, block.ErrTimeout)
 	}
 	if c.ctx.Err() != nil {
 		return block.ErrClosed

@@ -70,7 +70,12 @@ func makeImage(t *testing.T, data []byte, blockSize int) *image.Image {
 // serve serves an image until the test ends, or stop is called.
 func serve(t *testing.T, n Network, m *image.Image) (stop func()) {
 	t.Helper()
-	s, err := server.New(server.Config{Group: n.Group, Interfaces: n.Interfaces, Log: quiet})
+	return serveWith(t, server.Config{Group: n.Group, Interfaces: n.Interfaces, Log: quiet}, m)
+}
+
+func serveWith(t *testing.T, cfg server.Config, m *image.Image) (stop func()) {
+	t.Helper()
+	s, err := server.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

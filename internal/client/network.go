@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,18 +22,26 @@ import (
 
 // Network is where a client looks for servers.
 type Network struct {
-	Group      netip.AddrPort // of discovery
+	Group      netip.AddrPort // of discovery; not valid with Hosts
 	Interfaces []udp.Interface
-	Log        *slog.Logger
+	// Hosts, each HOST:PORT, are NBD servers that are asked in place of a group: no multicast is needed then.
+	Hosts []string
+	// TLS is for what is read over NBD. If it is nil TLS is used where a server of the group says that it needs it, with the authorities
+	// that the system trusts. An empty ServerName stands for the server's host.
+	TLS *tls.Config
+	Log *slog.Logger
 }
 
-// String names group, port and interfaces, for messages.
+// String names group, port and interfaces, or hosts, for messages: "in group …", "from host …".
 func (n Network) String() string {
+	if len(n.Hosts) > 0 {
+		return "from " + strings.Join(n.Hosts, ", ")
+	}
 	var names []string
 	for _, i := range n.Interfaces {
 		names = append(names, i.Name)
 	}
-	return fmt.Sprintf("group %v port %d on %s", n.Group.Addr(), n.Group.Port(), strings.Join(names, ", "))
+	return fmt.Sprintf("in group %v port %d on %s", n.Group.Addr(), n.Group.Port(), strings.Join(names, ", "))
 }
 
 // sockets are a client's: for each interface one with an address of its own, which sends everything and hears the answers, and
@@ -53,17 +62,20 @@ type sockets struct {
 // maxRoutes bounds what strangers can make us remember.
 const maxRoutes = 256
 
-// listen opens the sockets for discovery. Everything that arrives goes to input, which is called by one goroutine for each
+// listen opens the sockets for discovery; with hosts in place of a group there are none. Everything that arrives goes to input, which is called by one goroutine for each
 // socket.
 func listen(n Network, input func(conn *udp.Conn, m *udp.Message)) (*sockets, error) {
-	if err := udp.CheckGroup(n.Group.Addr()); err != nil {
-		return nil, err
-	}
 	s := &sockets{
 		network: n, options: udp.OptionsFromEnv(), input: input,
 		groups: map[netip.AddrPort]*udp.Conn{}, routes: map[netip.AddrPort]*udp.Conn{},
 	}
 	s.options.Log = n.Log
+	if len(n.Hosts) > 0 {
+		return s, nil
+	}
+	if err := udp.CheckGroup(n.Group.Addr()); err != nil {
+		return nil, err
+	}
 	for _, i := range n.Interfaces {
 		conn, err := udp.ListenUnicast(i, 0, s.options)
 		if err != nil {
@@ -192,11 +204,18 @@ func (s *sockets) close() {
 type Discovery struct {
 	Found   []mcast.Found
 	Servers map[netip.AddrPort]uint16 // all that were heard, by address, with their ids
+	// Failed says of those of Network.Hosts that did not answer why, and Complete is that all were asked.
+	Failed   map[string]error
+	Complete bool
 }
 
 // Find asks the group for images by the given Hello, whose nonce it sets, until enough says that what was found is enough. It
-// calls enough after each answer and each second. When ctx ends first, what was found is returned with ctx's error.
+// calls enough after each answer and each second. When ctx ends first, what was found is returned with ctx's error. Hosts in place of a
+// group tell all that they have, whatever ask says.
 func Find(ctx context.Context, n Network, ask wire.Hello, enough func(Discovery) bool) (Discovery, error) {
+	if len(n.Hosts) > 0 {
+		return findAt(ctx, n, enough)
+	}
 	ask.Nonce = nonce()
 	var mu sync.Mutex
 	f := mcast.NewFinder(time.Now(), n.Group, ask)
@@ -243,7 +262,7 @@ func Find(ctx context.Context, n Network, ask wire.Hello, enough func(Discovery)
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return d, fmt.Errorf("look for images in %v: %w", n, ctx.Err())
+			return d, fmt.Errorf("look for images %v: %w", n, ctx.Err())
 		}
 		timer.Stop()
 	}

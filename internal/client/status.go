@@ -22,6 +22,7 @@ type Stats struct {
 	Network  mcast.ReceiverStats
 	Cache    cache.Stats
 	Replicas []mcast.Replica
+	Hosts    []Host
 }
 
 // Stats returns the counts so far.
@@ -36,6 +37,7 @@ func (c *Client) Stats() Stats {
 	s.Waiting = len(c.readers)
 	s.Network = c.rx.Stats()
 	s.Replicas = c.rx.Replicas(time.Now())
+	s.Hosts = c.unicast.hosts()
 	return s
 }
 
@@ -71,6 +73,7 @@ func (c *Client) watch() {
 		since, over := c.since, c.overNBD
 		servers := c.rx.Replicas(now)
 		heard := c.rx.Stats().Symbols
+		hosts := c.unicast.hosts()
 		c.mu.Unlock()
 		if heard != symbols || !waiting && !over {
 			symbols, moved, rejoined = heard, now, time.Time{}
@@ -90,8 +93,11 @@ func (c *Client) watch() {
 			said = time.Time{}
 		case said.IsZero() || now.Sub(said) >= reminder:
 			said = now
-			c.cfg.Log.Warn("waiting for "+c.cfg.Descriptor.Name, "for", now.Sub(since).Round(time.Second),
-				"network", c.cfg.Network.String(), "why", diagnose(servers, now.Sub(moved) >= rejoinFirst))
+			why := whyNot(hosts)
+			if len(hosts) == 0 {
+				why = diagnose(servers, now.Sub(moved) >= rejoinFirst)
+			}
+			c.cfg.Log.Warn(fmt.Sprintf("waiting for %s %v", c.cfg.Descriptor.Name, c.cfg.Network), "for", now.Sub(since).Round(time.Second), "why", why)
 		}
 	}
 }

@@ -1,73 +1,124 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dnbd/dnbd/image"
-	"github.com/dnbd/dnbd/internal/mcast"
 	"github.com/dnbd/dnbd/nbd"
 )
 
 const (
-	// lookPeriod is how often it is looked whether group data still does not arrive, or arrives again.
+	// lookPeriod is how often it is looked whether group data still does not arrive, or arrives again, and whether a server hangs.
 	lookPeriod = 50 * time.Millisecond
-	// fetchBytes is how much one request over NBD asks for at most, and fetchesEach how many are under way to one server: enough for
-	// 10 Gbit/s at 3 ms.
+	// fetchBytes is how much one request over NBD asks for at most, and inFlight how much is asked for and not there yet of one server:
+	// enough for 10 Gbit/s at 3 ms. Of single blocks there are maxRequests at most.
 	fetchBytes  = 1 << 20
-	fetchesEach = 4
-	// A server hangs that takes longer than connectTimeout to connect, or than fetchTimeout for a request: that is enough for many clients
-	// behind one slow link.
-	connectTimeout = 5 * time.Second
-	fetchTimeout   = 30 * time.Second
-	// A server that fails is left alone for failedPause, one that sent bytes that are not the image's for wrongPause.
-	failedPause = 5 * time.Second
-	wrongPause  = time.Minute
+	inFlight    = 4 << 20
+	maxRequests = 32
+	// fetchTimeout is how long a request may take: enough for many clients behind one slow link.
+	fetchTimeout = 30 * time.Second
+	// A server from which nothing came for hangTimes as long as its requests take, and at least for hangMin, or for hangFirst if none was
+	// answered yet, hangs: where there are others they are asked for what it owes.
+	hangTimes = 4
+	hangMin   = 250 * time.Millisecond
+	hangFirst = time.Second
+	// A server that fails is left alone for pauseMin, twice as long each time in a row up to pauseMax; one that sent bytes that are not
+	// the image's for wrongPause. Then it is connected to, and asked for blocks when that has worked.
+	pauseMin   = 250 * time.Millisecond
+	pauseMax   = 5 * time.Second
+	wrongPause = time.Minute
+	// sayAgain is how long the log is spared what it has been told: that group data does not arrive.
+	sayAgain = 10 * time.Minute
 )
 
 // errWrong is the failure of a server whose bytes do not match the image's tree.
 var errWrong = errors.New("its bytes do not match the image's tree")
 
-// unicast reads over NBD from the servers of the group, while their group data does not arrive. Every block passes through the same
-// check as the group's. All of it belongs to one goroutine, but for what says otherwise.
+// unicast reads over NBD: from the servers of the group, while their group data does not arrive, or from the Network's hosts. Every block
+// passes through the same check as the group's. All of it belongs to one goroutine, but for what says otherwise.
 type unicast struct {
 	client  *Client
-	sources map[netip.AddrPort]*source
-	getting map[uint32]bool // blocks that are asked for
+	sources map[string]*source // by address; guarded by client.mu
+	getting map[uint32]*source // blocks that are asked for, and of whom
+	stuck   map[*source]bool   // sources that hang, while others do not
 	results chan result
+	said    time.Time // that group data does not arrive
 }
 
-// source is the NBD export of a server.
+// source is the NBD export of a server. Its fields are guarded by client.mu, but for conn.
 type source struct {
-	addr   netip.AddrPort
-	conn   *nbd.Client // nil until it is connected; opened by connect, which runs alone
-	busy   int         // requests under way
-	failed bool        // conn is to be closed when none is
-	paused time.Time   // not asked until then
+	addr     string        // HOST:PORT
+	secure   bool          // it needs TLS
+	conn     *nbd.Client   // nil until it is connected; opened by the first request, which runs alone
+	busy     int           // requests under way
+	owed     int           // bytes that they ask for
+	moved    time.Time     // one of them ended, or the first of them began
+	took     time.Duration // a request, smoothed
+	bytes    uint64        // that came
+	broken   bool          // conn is to be closed when no request is under way
+	failures int           // in a row
+	why      error         // the last of them; nil when it works
+	paused   time.Time     // not asked until then
 }
 
-// blockRun is consecutive blocks.
-type blockRun struct {
-	first uint32
-	count int
+// hangs says whether a source owes and is silent.
+func (s *source) hangs(now time.Time) bool {
+	patience := max(hangMin, hangTimes*s.took)
+	if s.took == 0 {
+		patience = hangFirst
+	}
+	return s.busy > 0 && now.Sub(s.moved) >= patience
+}
+
+// room says whether a further request may be sent.
+func (s *source) room() bool { return s.busy < maxRequests && s.owed < inFlight }
+
+// request is for consecutive blocks of a source.
+type request struct {
+	source *source
+	first  uint32
+	count  int // 0: it is for connecting only
 }
 
 // result is what became of a request.
 type result struct {
-	source *source
-	conn   *nbd.Client
-	run    blockRun // empty: it was for connecting only
-	err    error
+	request
+	conn  *nbd.Client // that was opened for it, or nil
+	bytes int
+	took  time.Duration
+	err   error
+}
+
+// Host is what a client knows of one of Network.Hosts.
+type Host struct {
+	Addr  string
+	Live  bool
+	Why   error  // of a host that is not live
+	Bytes uint64 // that it sent us
+}
+
+// hosts are the Network's. It is called with client.mu held.
+func (u *unicast) hosts() (list []Host) {
+	for _, addr := range u.client.cfg.Network.Hosts {
+		h := Host{Addr: addr}
+		if s := u.sources[addr]; s != nil {
+			h.Live, h.Why, h.Bytes = s.failures == 0 && s.bytes > 0, s.why, s.bytes
+		}
+		list = append(list, h)
+	}
+	return list
 }
 
 // fetch decides by which way blocks come, and gets them over NBD when it is that.
 func (c *Client) fetch() {
-	u := &unicast{client: c, sources: map[netip.AddrPort]*source{}, getting: map[uint32]bool{}, results: make(chan result)}
+	u := c.unicast
 	defer u.close()
 	look := time.NewTicker(lookPeriod)
 	defer look.Stop()
@@ -78,7 +129,7 @@ func (c *Client) fetch() {
 		case <-look.C:
 		case <-c.lacking:
 		case r := <-u.results:
-			u.ended(r)
+			u.ended(time.Now(), r)
 		}
 		u.look(time.Now())
 	}
@@ -88,7 +139,7 @@ func (c *Client) fetch() {
 func (u *unicast) close() {
 	for _, s := range u.sources {
 		for s.busy > 0 {
-			u.ended(<-u.results)
+			u.ended(time.Now(), <-u.results)
 		}
 	}
 	for _, s := range u.sources {
@@ -101,22 +152,23 @@ func (u *unicast) hangUp(s *source) {
 		_ = s.conn.Close() // nothing was written
 		s.conn = nil
 	}
+	s.broken = false
 }
 
 // look changes the way if it has to, and asks for what is missing.
 func (u *unicast) look(now time.Time) {
 	c := u.client
+	alone := len(c.cfg.Network.Hosts) > 0
 	c.mu.Lock()
 	deaf := c.rx.Deaf()
 	var usable []*source
-	if deaf {
-		usable = u.usable(now, c.rx.Replicas(now))
+	var requests []request
+	if deaf || alone {
+		usable, requests = u.usable(now)
 	}
-	on := len(usable) > 0
-	was := c.overNBD
-	var runs []blockRun
-	if on {
-		runs = u.join(c.rx.Lacking(u.room(usable), u.can))
+	was, on := c.overNBD, len(usable) > 0 || alone
+	if len(usable) > 0 {
+		requests = append(requests, u.share(now, usable, c.rx.Lacking(u.room(usable), u.can))...)
 	}
 	if on == was {
 		c.mu.Unlock()
@@ -125,29 +177,38 @@ func (u *unicast) look(now time.Time) {
 		c.rx.Spare(on)
 		c.step(now)
 	}
-	switch {
-	case on && !was:
-		c.cfg.Log.Warn("servers answer, but no multicast data arrives; reading over NBD until it does", "image", c.cfg.Descriptor.Name,
-			"servers", names(usable))
-	case was && !deaf:
-		c.cfg.Log.Info("multicast data arrives again; reading from the group", "image", c.cfg.Descriptor.Name)
-	case was && !on:
-		c.cfg.Log.Warn("nothing can be read over NBD either; asking the group again", "image", c.cfg.Descriptor.Name)
+	if on != was {
+		u.say(now, deaf, usable)
 	}
-	if !on {
+	for _, r := range requests {
+		u.start(r)
+	}
+	if !on && !deaf {
 		u.tidy(now)
 	}
-	for _, run := range runs {
-		s := slices.MinFunc(usable, func(a, b *source) int { return a.busy - b.busy })
-		if s.busy == fetchesEach {
-			return
-		}
-		u.start(s, run)
+}
+
+// say tells that the way has changed, but not again and again.
+func (u *unicast) say(now time.Time, deaf bool, usable []*source) {
+	log, name := u.client.cfg.Log, u.client.cfg.Descriptor.Name
+	again := !u.said.IsZero() && now.Sub(u.said) < sayAgain
+	switch {
+	case len(usable) > 0 && again:
+		log.Debug("no multicast data arrives again", "image", name)
+	case len(usable) > 0:
+		u.said = now
+		log.Warn("servers answer, but no multicast data arrives; reading over NBD until it does", "image", name, "servers", names(usable))
+	case deaf:
+		log.Warn("nothing can be read over NBD either; asking the group again", "image", name)
+	default:
+		log.Info("multicast data arrives again; reading from the group", "image", name)
 	}
 }
 
 // tidy closes connections that are not used.
 func (u *unicast) tidy(now time.Time) {
+	u.client.mu.Lock()
+	defer u.client.mu.Unlock()
 	for addr, s := range u.sources {
 		if s.busy > 0 {
 			continue
@@ -159,33 +220,60 @@ func (u *unicast) tidy(now time.Time) {
 	}
 }
 
-// usable are the servers that can be asked.
-func (u *unicast) usable(now time.Time, replicas []mcast.Replica) []*source {
-	var list []*source
-	for _, r := range replicas {
-		if !r.NBD.IsValid() {
-			continue
+// usable are the servers that can be asked for blocks, and requests to connect to those that may be some again. It is called with
+// client.mu held.
+func (u *unicast) usable(now time.Time) (list []*source, probes []request) {
+	type address struct {
+		addr   string
+		secure bool
+	}
+	var all []address
+	for _, addr := range u.client.cfg.Network.Hosts {
+		all = append(all, address{addr, false})
+	}
+	for _, r := range u.client.rx.Replicas(now) {
+		if r.NBD.IsValid() {
+			all = append(all, address{r.NBD.String(), r.TLS})
 		}
-		s := u.sources[r.NBD]
+	}
+	for _, a := range all {
+		s := u.sources[a.addr]
 		if s == nil {
 			if len(u.sources) >= maxRoutes {
 				continue
 			}
-			s = &source{addr: r.NBD}
-			u.sources[r.NBD] = s
+			s = &source{addr: a.addr}
+			u.sources[a.addr] = s
 		}
-		if !now.Before(s.paused) {
+		s.secure = a.secure
+		switch {
+		case now.Before(s.paused):
+		case s.failures == 0:
 			list = append(list, s)
+		case s.busy == 0:
+			probes = append(probes, u.assign(now, s, 0, 0))
 		}
 	}
-	return list
+	fit := slices.DeleteFunc(slices.Clone(list), func(s *source) bool { return s.hangs(now) })
+	clear(u.stuck)
+	if len(fit) == 0 {
+		return list, probes
+	}
+	for _, s := range u.sources {
+		if s.hangs(now) {
+			u.stuck[s] = true
+		}
+	}
+	return fit, probes
 }
 
 // room is how many blocks can be asked for now.
 func (u *unicast) room(usable []*source) int {
 	n := 0
 	for _, s := range usable {
-		n += (fetchesEach - s.busy) * u.perRun()
+		if s.room() {
+			n += (inFlight-s.owed)/u.client.geometry.BlockSize() + 1
+		}
 	}
 	return n
 }
@@ -193,53 +281,72 @@ func (u *unicast) room(usable []*source) int {
 // can says whether a block can be asked for: it is not on its way yet, and the page above it is known, so that it can be checked.
 func (u *unicast) can(number uint32) bool {
 	_, known := u.client.tree.Hash(number)
-	return known && !u.getting[number]
+	s := u.getting[number]
+	return known && (s == nil || u.stuck[s])
 }
 
-// perRun is how many blocks are asked for at once.
-func (u *unicast) perRun() int { return max(1, fetchBytes/u.client.geometry.BlockSize()) }
-
-// join makes runs of blocks.
-func (u *unicast) join(blocks []uint32) []blockRun {
-	var runs []blockRun
-	for _, b := range blocks {
-		if n := len(runs); n > 0 && runs[n-1].count < u.perRun() && runs[n-1].first+uint32(runs[n-1].count) == b {
-			runs[n-1].count++
-			continue
+// share makes requests for blocks, of the servers that owe least. It is called with client.mu held.
+func (u *unicast) share(now time.Time, usable []*source, blocks []uint32) (requests []request) {
+	most := max(1, fetchBytes/u.client.geometry.BlockSize())
+	for len(blocks) > 0 {
+		n := 1
+		for n < min(len(blocks), most) && blocks[n] == blocks[0]+uint32(n) {
+			n++
 		}
-		runs = append(runs, blockRun{b, 1})
+		s := slices.MinFunc(usable, func(a, b *source) int { return cmp.Compare(a.owed, b.owed) })
+		if !s.room() {
+			break
+		}
+		requests = append(requests, u.assign(now, s, blocks[0], n))
+		blocks = blocks[n:]
 	}
-	return runs
+	return requests
 }
 
-// start asks a server for a run.
-func (u *unicast) start(s *source, run blockRun) {
-	s.busy++
-	for i := range run.count {
-		u.getting[run.first+uint32(i)] = true
+// assign makes a request that is to be started. It is called with client.mu held.
+func (u *unicast) assign(now time.Time, s *source, first uint32, count int) request {
+	if s.busy == 0 {
+		s.moved = now
 	}
-	conn := s.conn
+	s.busy++
+	s.owed += count * u.client.geometry.BlockSize()
+	for i := range uint32(count) {
+		u.getting[first+i] = s
+	}
+	return request{s, first, count}
+}
+
+// start sends a request.
+func (u *unicast) start(q request) {
+	conn, began := q.source.conn, time.Now()
 	go func() {
-		r := result{source: s, run: run}
+		r := result{request: q}
 		ctx, cancel := context.WithTimeout(u.client.ctx, fetchTimeout)
 		defer cancel()
 		if conn == nil {
-			conn, r.err = connect(ctx, s.addr, u.client.cfg.Descriptor.ID(), u.client.geometry)
+			conn, r.err = u.client.connect(ctx, q.source.addr, q.source.secure)
 			r.conn = conn
 		}
-		if r.err == nil {
-			r.err = u.client.fetchRun(ctx, conn, run)
+		if r.err == nil && q.count > 0 {
+			r.bytes, r.err = u.client.fetchRun(ctx, conn, q.first, q.count)
 		}
+		r.took = time.Since(began)
 		u.results <- r
 	}()
 }
 
 // ended takes in what became of a request.
-func (u *unicast) ended(r result) {
+func (u *unicast) ended(now time.Time, r result) {
+	u.client.mu.Lock()
+	defer u.client.mu.Unlock()
 	s := r.source
 	s.busy--
-	for i := range r.run.count {
-		delete(u.getting, r.run.first+uint32(i))
+	s.owed -= r.count * u.client.geometry.BlockSize()
+	s.moved = now
+	for i := range uint32(r.count) {
+		if u.getting[r.first+i] == s {
+			delete(u.getting, r.first+i)
+		}
 	}
 	switch {
 	case r.conn == nil:
@@ -248,67 +355,100 @@ func (u *unicast) ended(r result) {
 	default:
 		_ = r.conn.Close() // another request was faster to connect
 	}
-	if r.err != nil && u.client.ctx.Err() == nil {
-		s.failed = true
-		pause := failedPause
+	s.bytes += uint64(r.bytes)
+	log := u.client.cfg.Log
+	switch {
+	case r.err == nil && s.broken: // of the connection that failed another request
+	case r.err == nil:
+		if s.failures > 0 {
+			log.Info("reading over NBD from a server again", "server", s.addr)
+		}
+		s.failures, s.why = 0, nil
+		switch {
+		case r.count == 0:
+		case s.took == 0:
+			s.took = r.took
+		default:
+			s.took += (r.took - s.took) / 4
+		}
+	case u.client.ctx.Err() == nil && !s.broken: // one failure for all that were under way
+		s.broken, s.why = true, r.err
+		pause := min(pauseMin<<min(s.failures, 10), pauseMax)
 		if errors.Is(r.err, errWrong) {
 			pause = wrongPause
 		}
-		if now := time.Now(); now.After(s.paused) {
-			s.paused = now.Add(pause)
-			u.client.cfg.Log.Warn("read over NBD failed; leaving that server alone", "server", s.addr, "for", pause, "error", r.err)
+		if s.paused = now.Add(pause); s.failures == 0 {
+			log.Warn("read over NBD failed; leaving that server alone until it works", "server", s.addr, "error", r.err)
 		}
+		s.failures++
 	}
-	if s.failed && s.busy == 0 {
+	if s.broken && s.busy == 0 {
 		u.hangUp(s)
-		s.failed = false
 	}
 }
 
 // connect opens the export of the image's blocks.
-func connect(ctx context.Context, addr netip.AddrPort, id image.ID, g image.Geometry) (*nbd.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr.String())
+func (c *Client) connect(ctx context.Context, addr string, secure bool) (*nbd.Client, error) {
+	n, _, err := c.cfg.Network.dial(ctx, addr, c.cfg.Descriptor.ID().ExportName(), secure)
 	if err != nil {
 		return nil, err
 	}
-	n, err := nbd.NewClient(ctx, conn, id.ExportName(), nbd.DialConfig{Contexts: []string{}})
-	if err != nil {
-		return nil, err
-	}
-	if want := g.Offset(g.Total()); n.Size() != want {
+	if want := c.geometry.Offset(c.geometry.Total()); n.Size() != want {
 		return nil, errors.Join(fmt.Errorf("its export has %d bytes, the image's blocks %d: %w", n.Size(), want, errWrong), n.Close())
 	}
 	return n, nil
 }
 
-// fetchRun gets blocks and hands them on as if they had come from the group.
-func (c *Client) fetchRun(ctx context.Context, from *nbd.Client, run blockRun) error {
+// fetchRun gets blocks and hands them on as if they had come from the group. It returns how many bytes were the image's.
+func (c *Client) fetchRun(ctx context.Context, from *nbd.Client, first uint32, count int) (n int, err error) {
 	size := c.geometry.BlockSize()
-	last := run.first + uint32(run.count) - 1
-	buf := make([]byte, (run.count-1)*size+c.geometry.Len(last))
-	if err := from.ReadAt(ctx, buf, c.geometry.Offset(run.first)); err != nil {
-		return err
+	last := first + uint32(count) - 1
+	buf := make([]byte, (count-1)*size+c.geometry.Len(last))
+	if err := from.ReadAt(ctx, buf, c.geometry.Offset(first)); err != nil {
+		return 0, err
 	}
-	for b := run.first; b <= last; b++ {
+	for b := first; b <= last; b++ {
 		data := buf[:c.geometry.Len(b)]
 		buf = buf[min(size, len(buf)):]
 		want, _ := c.tree.Hash(b)
 		if image.Sum(data) != want {
 			c.refused.Add(1)
-			return fmt.Errorf("block %d: %w", b, errWrong)
+			return n, fmt.Errorf("block %d: %w", b, errWrong)
 		}
+		n += len(data)
 		c.supplied(b, want, data)
 	}
-	return nil
+	return n, nil
 }
 
-func names(sources []*source) []string {
+// names are the addresses of servers, for messages.
+func names(sources []*source) string {
 	var list []string
 	for _, s := range sources {
-		list = append(list, s.addr.String())
+		list = append(list, s.addr)
 	}
-	return list
+	return strings.Join(list, ", ")
+}
+
+// newUnicast returns a unicast that has not begun.
+func newUnicast(c *Client) *unicast {
+	return &unicast{
+		client: c, sources: map[string]*source{}, getting: map[uint32]*source{}, stuck: map[*source]bool{}, results: make(chan result),
+	}
+}
+
+// whyNot says of each of the Network's hosts why it does not answer.
+func whyNot(hosts []Host) string {
+	why := map[string]bool{}
+	for _, h := range hosts {
+		switch {
+		case h.Why != nil:
+			why[fmt.Sprintf("%s: %v", h.Addr, h.Why)] = true
+		case !h.Live:
+			why[h.Addr+" does not answer"] = true
+		default:
+			why[h.Addr+" answers, but slowly"] = true
+		}
+	}
+	return strings.Join(slices.Sorted(maps.Keys(why)), "; ")
 }

@@ -168,6 +168,7 @@ func TestGroupDataThatArrivesAgainEndsReadingOverNBD(t *testing.T) {
 		t.Fatalf("read over NBD: %v, %+v", err, c.Stats())
 	}
 	serve(t, n, again)
+	eventually(t, "the new server is known", func() bool { return len(c.Stats().Replicas) == 2 })
 	// It asks as long as there is something to ask for. Half of the blocks are asked of the server that is still mute.
 	other := open(t, Config{Network: n, Descriptor: m.Descriptor(), IOTimeout: time.Minute})
 	clear(got)

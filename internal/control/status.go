@@ -10,7 +10,7 @@ type Status struct {
 	Started time.Time `json:"started"`
 	Socket  string    `json:"socket"`        // this control socket
 	Log     string    `json:"log,omitempty"` // the file that the process logs to, if it does
-	// Group is where servers and clients meet, as ADDRESS:PORT.
+	// Group is where servers and clients meet, as ADDRESS:PORT; empty where there is none.
 	Group string `json:"group"`
 	// Interfaces are the names of those in use.
 	Interfaces []string `json:"interfaces"`
@@ -107,7 +107,7 @@ const (
 
 // Replica is a server that has an attachment's image.
 type Replica struct {
-	Server  uint16  `json:"server"`  // its id
+	Server  uint16  `json:"server"`  // its id; 0 without a group
 	Address string  `json:"address"` // ADDRESS:PORT
 	State   string  `json:"state"`   // Live or Stalled
 	RTT     int64   `json:"rtt_us"`  // smoothed, in microseconds

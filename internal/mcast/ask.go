@@ -15,6 +15,7 @@ func (r *Receiver) Step(now time.Time) {
 		return
 	}
 	r.stirred = false
+	r.endDeaf(now)
 	r.hello(now)
 	r.packets = r.greeter.again(r.packets, now)
 	r.unanswered(now)
@@ -27,7 +28,7 @@ func (r *Receiver) Step(now time.Time) {
 
 // hello asks the group while no server is known to live, and when there are others.
 func (r *Receiver) hello(now time.Time) {
-	alive := false
+	alive := !r.cfg.Group.IsValid()
 	for _, p := range slices.Clone(r.replicas) {
 		if now.Sub(p.heard) >= replicaAge {
 			r.remove(now, p)
@@ -135,7 +136,7 @@ func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 		return false // one question at a time to a server that is silent
 	}
 	if r.sparing {
-		r.spareAt = now.Add(sparePeriod)
+		r.spareAt = now.Add(max(r.deafPause, deafMin))
 	}
 	need := 0
 	if a := r.asms[block]; a != nil {

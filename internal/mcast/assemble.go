@@ -32,7 +32,8 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 	if p.stream.received == p.reported && p.reportAt.Before(r.next) {
 		r.next = p.reportAt // now there is something to report
 	}
-	p.fed, r.deaf = now, false
+	p.fed = now
+	r.hark()
 	p.stream.note(d.Seq)
 	r.stirred = r.stirred || d.Seq >= p.watch
 	p.backlog = time.Duration(d.Backlog) * time.Millisecond

@@ -12,21 +12,52 @@ const (
 	// deafAfter is how many times in a row a server may grant a block and no data come at all before multicast is held to be broken: on
 	// a local network about a quarter of a second.
 	deafAfter = 4
-	// sparePeriod is the pause between two requests of a Receiver that spares the group.
-	sparePeriod = time.Second
+	// A Receiver that is deaf stays so for deafMin, whatever it hears, and while it is it asks the group for a block each deafMin. Both are
+	// twice as long, up to deafMax, each time that it is deaf again before data has come for steadyTimes as long.
+	deafMin     = time.Second
+	deafMax     = 5 * time.Minute
+	steadyTimes = 10
 )
 
 // Deaf says whether servers grant what we ask for, again and again, and no data arrives at all: as where a switch or firewall drops
-// multicast. It ends with the next data.
+// multicast. It ends with data, but not at once: the longer, the more often it came and went.
 func (r *Receiver) Deaf() bool { return r.deaf }
 
 // listen takes in that a want was granted and its time has passed.
-func (r *Receiver) listen(w *want) {
+func (r *Receiver) listen(now time.Time, w *want) {
 	fed := func(p *replica) bool { return !p.fed.Before(w.asked) }
-	r.deaf = r.deaf || w.barren >= deafAfter && !slices.ContainsFunc(r.replicas, fed)
+	if r.deaf || w.barren < deafAfter || slices.ContainsFunc(r.replicas, fed) {
+		return
+	}
+	if r.deafPause > 0 && now.Sub(r.deafEnd) < steadyTimes*r.deafPause {
+		r.deafPause = min(2*r.deafPause, deafMax)
+	} else {
+		r.deafPause = deafMin
+	}
+	r.deaf, r.deafOver, r.deafEnd = true, false, now.Add(r.deafPause)
 }
 
-// Spare makes the Receiver ask the group for one block a second at most, so that it notices when data arrives again, or ends that. The
+// hark takes in that data has come.
+func (r *Receiver) hark() {
+	if r.deaf {
+		r.deafOver, r.stirred = true, true
+	}
+}
+
+// endDeaf ends that the Receiver is deaf, when data has come and it is time. What was asked for in vain is asked for anew: if that is in
+// vain too, it is soon known.
+func (r *Receiver) endDeaf(now time.Time) {
+	if !r.deaf || !r.deafOver || now.Before(r.deafEnd) {
+		return
+	}
+	r.deaf, r.deafEnd = false, now
+	for _, w := range r.awaited {
+		w.barren = 0
+		r.again = append(r.again, w.block)
+	}
+}
+
+// Spare makes the Receiver ask the group for one block now and then, so that it notices when data arrives again, or ends that. The
 // owner gets what is wanted by other means meanwhile: see Lacking.
 func (r *Receiver) Spare(on bool) {
 	r.sparing, r.stirred = on, true

@@ -47,8 +47,59 @@ func TestGrantsWithoutDataMakeAReceiverDeafAndDataEndsIt(t *testing.T) {
 		converse(r, s, &now, 5*time.Millisecond)
 	}
 	r.Input(now, addr(1), forge(s, 1, 50, 0))
+	now = now.Add(deafMin)
+	r.Step(now)
 	if r.Deaf() {
 		t.Error("deaf when data has arrived")
+	}
+}
+
+// A network whose multicast comes and goes is left for longer each time, and one that has become steady is trusted again.
+func TestAReceiverThatIsDeafAgainAndAgainReturnsLater(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	s := newTestSender(1, i)
+	r := newTestReceiver(i)
+	now := epoch
+	meetServer(t, r, s, now, 1)
+	r.Want(now, 3, wire.Demand)
+	seq := uint64(0)
+	// flap lets data fail to arrive until the receiver is deaf, and arrive until it is not, and returns how long it was.
+	flap := func() time.Duration {
+		for n := 0; !r.Deaf(); n++ {
+			if n == 1000 {
+				t.Fatal("not deaf after 5 s of grants without data")
+			}
+			converse(r, s, &now, 5*time.Millisecond)
+		}
+		began := now
+		for n := 0; r.Deaf(); n++ {
+			if n == 20_000 {
+				t.Fatal("deaf for 1000 s though data arrives")
+			}
+			seq++
+			r.Input(now, addr(1), forge(s, seq, 50, 0))
+			r.Step(now)
+			now = now.Add(50 * time.Millisecond)
+		}
+		return now.Sub(began)
+	}
+	var last time.Duration
+	total, began := time.Duration(0), now
+	for range 12 {
+		d := flap()
+		if want := min(2*last, deafMax); d < want-100*time.Millisecond || d > max(want, deafMin)+100*time.Millisecond {
+			t.Errorf("deaf for %v, after %v the time before", d, last)
+		}
+		last = d
+		total += d
+	}
+	// What is lost is the time that it takes to find it out: it is to be little of the whole.
+	if all := now.Sub(began); float64(all-total) > 0.02*float64(all) {
+		t.Errorf("of %v the group was relied on for %v, in vain", all, all-total)
+	}
+	now = now.Add(steadyTimes*deafMax + time.Second)
+	if d := flap(); d > 2*deafMin {
+		t.Errorf("deaf for %v after a long time in which data came", d)
 	}
 }
 

@@ -131,7 +131,7 @@ func (r *Receiver) overdue(now time.Time) {
 			w.barren = 0
 		} else {
 			w.barren++
-			r.listen(w)
+			r.listen(now, w)
 		}
 		if late || w.barren > 0 && w.barren%maxBarren == 0 {
 			// While anything comes it is not the server that is at fault.
@@ -168,6 +168,9 @@ func (r *Receiver) lookAhead(now time.Time) {
 		if t.Before(r.next) {
 			r.next = t
 		}
+	}
+	if r.deaf && r.deafOver {
+		sooner(r.deafEnd)
 	}
 	for _, p := range r.replicas {
 		p.watch = math.MaxUint64

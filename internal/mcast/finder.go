@@ -21,6 +21,14 @@ type Found struct {
 	Descriptor image.Descriptor
 }
 
+// NewFound is what a server at an address says by one of the offers of its WELCOME. The error says why it cannot be one.
+func NewFound(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) (Found, error) {
+	d, err := Descriptor(o)
+	return Found{
+		Server: w.Server, Epoch: w.Epoch, Addr: from, NBD: w.NBD, Handle: o.Handle, Group: o.Group, Descriptor: d,
+	}, err
+}
+
 // maxFound bounds what strangers can make a Finder remember.
 const maxFound = 4096
 
@@ -85,13 +93,9 @@ func (f *Finder) greet(now time.Time, to netip.AddrPort, cookie uint64) {
 }
 
 func (f *Finder) note(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) {
-	d, err := Descriptor(o)
+	n, err := NewFound(from, w, o)
 	if err != nil || len(f.found) >= maxFound {
 		return
-	}
-	n := Found{
-		Server: w.Server, Epoch: w.Epoch, Addr: from, NBD: w.NBD,
-		Handle: o.Handle, Group: o.Group, Descriptor: d,
 	}
 	// A server's newest word counts.
 	f.found = slices.DeleteFunc(f.found, func(x Found) bool {

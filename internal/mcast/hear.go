@@ -204,7 +204,7 @@ func (r *Receiver) adopt(now time.Time, from netip.AddrPort, w *wire.Welcome, o 
 	}
 	if p := r.replica(from, w.Server, w.Epoch); p != nil {
 		p.hear(now)
-		p.cookie, p.withdrawn, p.nbd = w.Cookie, false, w.NBD
+		p.cookie, p.withdrawn, p.nbd, p.tls = w.Cookie, false, w.NBD, w.TLS
 		if p.handle != o.Handle {
 			p.handle, p.group, p.stream = o.Handle, o.Group, stream{}
 		}
@@ -220,7 +220,7 @@ func (r *Receiver) adopt(now time.Time, from netip.AddrPort, w *wire.Welcome, o 
 		return
 	}
 	r.replicas = append(r.replicas, &replica{
-		id: w.Server, epoch: w.Epoch, addr: from, handle: o.Handle, cookie: w.Cookie, group: o.Group, nbd: w.NBD,
+		id: w.Server, epoch: w.Epoch, addr: from, handle: o.Handle, cookie: w.Cookie, group: o.Group, nbd: w.NBD, tls: w.TLS,
 		heard: now, reportAt: now.Add(reportMin),
 	})
 	r.helloWait = 0

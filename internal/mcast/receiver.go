@@ -39,7 +39,7 @@ type ReceiverConfig struct {
 	Length func(block uint32) int // in bytes, for each of them
 	// Keep says whether a block that was overheard is worth assembling. It is asked once for each time the block is sent.
 	Keep   func(block uint32) bool
-	Group  netip.AddrPort // of discovery
+	Group  netip.AddrPort // of discovery; not valid where there is no group, and the owner gets everything: see Lacking
 	Window int            // bytes of read-ahead and bulk that may be asked for and not there yet
 	Coder  *Coder
 	Rand   *rand.Rand
@@ -132,6 +132,9 @@ type Receiver struct {
 	helloWait time.Duration
 	strangers bool      // there are symbols of a server that we do not know
 	deaf      bool      // see Deaf
+	deafOver  bool      // data has come since
+	deafEnd   time.Time // when that may end, or has ended
+	deafPause time.Duration
 	sparing   bool      // see Spare
 	spareAt   time.Time // when it may ask again
 
@@ -280,7 +283,7 @@ func (r *Receiver) Replicas(now time.Time) []Replica {
 			Blocks: p.blocks, Share: float64(p.blocks) / float64(max(total, 1)),
 		}
 		if p.nbd != 0 {
-			s.NBD = netip.AddrPortFrom(p.addr.Addr(), p.nbd)
+			s.NBD, s.TLS = netip.AddrPortFrom(p.addr.Addr(), p.nbd), p.tls
 		}
 		out = append(out, s)
 	}

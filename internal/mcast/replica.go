@@ -37,6 +37,7 @@ type replica struct {
 	cookie uint64
 	group  netip.AddrPort
 	nbd    uint16 // TCP port of its exports, 0 for none
+	tls    bool   // which need TLS
 
 	stream     stream
 	watch      uint64 // number of the stream that the end of a burst, or a block that should have come by then, waits for
@@ -139,6 +140,7 @@ type Replica struct {
 	Server  uint16
 	Addr    netip.AddrPort
 	NBD     netip.AddrPort // of its exports; not valid when it has none
+	TLS     bool           // which need TLS
 	Live    bool
 	RTT     time.Duration
 	Rate    uint64 // bits a second that it announced

@@ -39,6 +39,7 @@ type SenderConfig struct {
 	MaxPayload int            // bytes of UDP payload that fit the path's MTU, at least 1200
 	Rate       uint64         // bits a second on the wire, 0 to follow the receivers' reports
 	NBD        uint16         // TCP port of the NBD exports, 0 for none
+	TLS        bool           // which need TLS
 	Coder      *Coder
 	// Release, if not nil, is called with the buffer that Loaded brought once the Sender does not need it any more.
 	Release func(data []byte)
@@ -247,6 +248,7 @@ func (s *Sender) hello(from netip.AddrPort, b []byte) {
 		Nonce:  h.Nonce,
 		Cookie: s.jar.cookie(from),
 		NBD:    s.cfg.NBD,
+		TLS:    s.cfg.TLS,
 	}
 	if h.Cookie != w.Cookie {
 		s.send(from, w.Append(nil))

@@ -18,6 +18,7 @@ import (
 	"github.com/dnbd/dnbd/internal/mcast"
 	"github.com/dnbd/dnbd/internal/udp"
 	"github.com/dnbd/dnbd/internal/wire"
+	"github.com/dnbd/dnbd/nbd"
 )
 
 const (
@@ -92,6 +93,7 @@ func (l *link) start() {
 		Secret:     secret,
 		Group:      l.server.cfg.Group,
 		NBD:        l.server.cfg.NBD.Port,
+		TLS:        l.server.cfg.NBD.TLSMode == nbd.TLSRequired,
 		MaxPayload: min(l.iface.MTU-overhead, maxPayload),
 		Rate:       l.server.cfg.Rate,
 		Coder:      l.server.coder,
@@ -101,19 +103,21 @@ func (l *link) start() {
 
 // add offers an export on this link.
 func (l *link) add(e *export) {
-	d := e.image.Descriptor()
 	g := e.image.Geometry()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.sender.Add(mcast.Export{
-		ID: e.image.ID(), Blocks: g.Total(), Length: g.Len,
-		Offer: wire.Offer{
-			Handle: e.handle, Algorithm: image.AlgorithmBLAKE3, BlockLog: uint8(bits.TrailingZeros(uint(d.BlockSize))),
-			Size: uint64(d.Size), Revision: d.Revision, Created: d.Created.Unix(), Root: d.Root, Name: d.Name,
-			Group: dataGroup(l.server.cfg.Group, e.image.ID()),
-		},
-	})
+	l.sender.Add(mcast.Export{ID: e.image.ID(), Blocks: g.Total(), Length: g.Len, Offer: l.server.offer(e)})
 	l.kick()
+}
+
+// offer is how the server describes an export to clients.
+func (s *Server) offer(e *export) wire.Offer {
+	d := e.image.Descriptor()
+	return wire.Offer{
+		Handle: e.handle, Algorithm: image.AlgorithmBLAKE3, BlockLog: uint8(bits.TrailingZeros(uint(d.BlockSize))),
+		Size: uint64(d.Size), Revision: d.Revision, Created: d.Created.Unix(), Root: d.Root, Name: d.Name,
+		Group: dataGroup(s.cfg.Group, e.image.ID()),
+	}
 }
 
 func (l *link) setState(handle uint16, state wire.ImageState) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/dnbd/dnbd/block"
+	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/wire"
 	"github.com/dnbd/dnbd/nbd"
 )
@@ -104,17 +106,58 @@ func (s *Server) export() {
 			list = append(list, e.nbd)
 		}
 	}
-	// Clients of the group, where its data does not reach them, read an image by its id, with its tree.
+	// Clients of the group, where its data does not reach them, read an image by its id, with its tree. Those that cannot ask the group
+	// are told here what there is.
+	if len(s.links) > 0 {
+		list = append(list, nbd.Export{Name: image.OffersExport, Device: s.offers(), Hidden: true})
+	}
 	for _, e := range s.exports {
 		blocks := nbd.Export{
 			Name: e.image.ID().ExportName(), Device: e.image.Blocks(), BlockSize: uint32(e.image.Descriptor().BlockSize), Hidden: true,
 		}
 		same := slices.ContainsFunc(list, func(other nbd.Export) bool { return other.Name == blocks.Name })
-		if !same && s.cfg.NBD.Port != 0 && e.state == wire.ImageServed {
+		if !same && len(s.links) > 0 && e.state == wire.ImageServed {
 			list = append(list, blocks)
 		}
 	}
 	if err := s.nbd.SetExports(list); err != nil {
 		s.cfg.Log.Error("export over NBD", "error", err)
 	}
+}
+
+// offers is what the server has, as a device: the WELCOMEs that would answer a HELLO for anything, each filled up to
+// wire.MaxControlSize. It is called with mu held.
+func (s *Server) offers() text {
+	var served []wire.Offer
+	for _, e := range s.exports {
+		if e.state == wire.ImageServed {
+			served = append(served, s.offer(e))
+		}
+	}
+	parts := wire.SplitOffers(served)
+	if len(parts) == 0 {
+		parts = append(parts, nil)
+	}
+	parts = parts[:min(len(parts), 255)]
+	t := make(text, len(parts)*wire.MaxControlSize)
+	for i, part := range parts {
+		w := wire.Welcome{Server: s.id, NBD: s.cfg.NBD.Port, Part: uint8(i), Parts: uint8(len(parts)), Offers: part}
+		copy(t[i*wire.MaxControlSize:], w.Append(nil))
+	}
+	return t
+}
+
+// text is a few bytes as a device.
+type text []byte
+
+// Size implements nbd.Device.
+func (t text) Size() int64 { return int64(len(t)) }
+
+// ReadAt implements nbd.Device.
+func (t text) ReadAt(_ context.Context, p []byte, off int64) error {
+	if err := block.CheckRange(t.Size(), off, len(p)); err != nil {
+		return err
+	}
+	copy(p, t[off:])
+	return nil
 }

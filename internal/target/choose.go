@@ -75,24 +75,23 @@ func (t Target) Choose(found []mcast.Found) (Offer, error) {
 	}
 	if len(fit) == 0 {
 		if len(offers) == 0 {
-			return fail("no server offers %s in group %s", t.What(), t.Group)
+			return fail("no server offers %s %s", t.What(), t.place())
 		}
-		return fail("no server offers %s in group %s; there are:%s", t.What(), t.Group, lines(offers))
+		return fail("no server offers %s %s; there are:%s", t.What(), t.place(), lines(offers))
 	}
 	if (t.ID != image.ID{}) {
 		// The same bytes may be there under several names: any of them is right.
 		return merge(fit), nil
 	}
 	if others := slices.ContainsFunc(fit, func(o Offer) bool { return o.Descriptor.Name != fit[0].Descriptor.Name }); others {
-		return fail("group %s offers several images; name one of them, as in %s%s:%s",
-			t.Group, GroupURI(t.Group), fit[0].Descriptor.Name, lines(fit))
+		return fail("several images are offered %s; name one of them, as in %s:%s", t.place(), t.sample(fit[0].Descriptor.Name), lines(fit))
 	}
 	newest := fit[0]
 	same := slices.DeleteFunc(fit, func(o Offer) bool { return o.Descriptor.Revision != newest.Descriptor.Revision })
 	if len(same) > 1 {
-		return fail("different images are offered as %s revision %d in group %s; name the one you want by its id, as in %s%s, "+
+		return fail("different images are offered as %s revision %d %s; name the one you want by its id, as in %s, "+
 			"and give the other one another name or revision ('dnbd image create --revision'):%s",
-			newest.Descriptor.Name, newest.Descriptor.Revision, t.Group, GroupURI(t.Group), newest.Descriptor.ID(), lines(same))
+			newest.Descriptor.Name, newest.Descriptor.Revision, t.place(), t.sample(newest.Descriptor.ID().String()), lines(same))
 	}
 	return newest, nil
 }

@@ -31,6 +31,8 @@ type Target struct {
 	Revision uint64
 	// ID is the image's id; zero when it is named otherwise.
 	ID image.ID
+	// Hosts are where to ask in place of a group, in words; Parse leaves it empty.
+	Hosts string
 }
 
 // DefaultGroup is the group of a target that names none.
@@ -150,9 +152,28 @@ func cutScheme(s string) (rest string, found bool) {
 	return s, false
 }
 
-// String writes the target as a URI with its group, that Parse reads back. The port is left out when it is the usual one.
+// place says in words where the image is looked for.
+func (t Target) place() string {
+	if t.Hosts != "" {
+		return "at " + t.Hosts
+	}
+	return "in group " + t.Group.String()
+}
+
+// sample writes how the image could be named by its name or id.
+func (t Target) sample(name string) string {
+	if t.Hosts != "" {
+		return name
+	}
+	return GroupURI(t.Group) + name
+}
+
+// String writes the target as a URI with its group, that Parse reads back. The port is left out when it is the usual one. With Hosts it
+// is in words.
 func (t Target) String() string {
 	switch {
+	case t.Hosts != "":
+		return t.What() + " " + t.place()
 	case t.ID != image.ID{}:
 		return GroupURI(t.Group) + t.ID.String()
 	case t.Revision != 0:

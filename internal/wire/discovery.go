@@ -65,6 +65,7 @@ type Welcome struct {
 	Nonce  uint64 // of the Hello
 	Cookie uint64 // what the client sends back to prove that it receives at its address
 	NBD    uint16 // TCP port of the server's NBD exports, 0 for none
+	TLS    bool   // its NBD clients have to use TLS
 	Part   uint8  // the offers of a server may need several datagrams: this one's number, from 0 ...
 	Parts  uint8  // ... and how many there are; 0 when no offers could be sent for want of a cookie
 	Offers []Offer
@@ -82,6 +83,9 @@ type Offer struct {
 	Group     netip.AddrPort // where its data is sent
 	Name      string
 }
+
+// needsTLS is the flag of Welcome.TLS.
+const needsTLS = 1
 
 // Size is what the offer takes in a Welcome, in bytes.
 func (o *Offer) wireSize() int { return offerFixed + len(o.Name) }
@@ -110,7 +114,11 @@ func (w *Welcome) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, w.Nonce)
 	b = binary.BigEndian.AppendUint64(b, w.Cookie)
 	b = binary.BigEndian.AppendUint16(b, w.NBD)
-	b = append(b, byte(len(w.Offers)), 0)
+	var flags byte
+	if w.TLS {
+		flags = needsTLS
+	}
+	b = append(b, byte(len(w.Offers)), flags)
 	for i := range w.Offers {
 		o := &w.Offers[i]
 		b = binary.BigEndian.AppendUint16(b, o.Handle)
@@ -141,6 +149,7 @@ func ParseWelcome(b []byte) (Welcome, error) {
 		Nonce:  binary.BigEndian.Uint64(b[12:]),
 		Cookie: binary.BigEndian.Uint64(b[20:]),
 		NBD:    binary.BigEndian.Uint16(b[28:]),
+		TLS:    b[31]&needsTLS != 0,
 	}
 	count := int(b[30])
 	if w.Part > 0 && w.Part >= w.Parts {

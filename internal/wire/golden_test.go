@@ -96,7 +96,7 @@ var golden = []row{
 	{
 		name: "welcome with two offers", typ: TypeWelcome,
 		value: Welcome{
-			Server: 3, Epoch: 4, Nonce: 1, Cookie: 2, NBD: 10809, Part: 1, Parts: 2,
+			Server: 3, Epoch: 4, Nonce: 1, Cookie: 2, NBD: 10809, TLS: true, Part: 1, Parts: 2,
 			Offers: []Offer{
 				{
 					Handle: 5, Algorithm: 1, BlockLog: 16, Size: 1 << 30, Revision: 7, Created: 1_700_000_000,
@@ -105,7 +105,7 @@ var golden = []row{
 				{Handle: 6, Algorithm: 1, BlockLog: 12, Size: 1, Group: netip.MustParseAddrPort("[ff02::d]:10810"), Name: "a"},
 			},
 		},
-		bytes: "444e 01 02  0003 01 02 00000004 0000000000000001 0000000000000002 2a39 02 00" +
+		bytes: "444e 01 02  0003 01 02 00000004 0000000000000001 0000000000000002 2a39 02 01" +
 			"0005 01 10 03 00 2a3a 00000000000000000000ffffef010203 0000000040000000 000000000007 00006553f100 00000000" +
 			"11" + strings.Repeat("00", 30) + "22 757372" +
 			"0006 01 0c 01 00 2a3a ff02000000000000000000000000000d 0000000000000001 000000000000 000000000000 00000000" +
