@@ -19,6 +19,11 @@ func (n *network) attach(ctx context.Context, host string) (*attached, error) {
 	path := filepath.Join(n.rig.dir, "dnbd-"+host)
 	p, err := n.start(ctx, host, n.rig.dnbd, "attach", "--foreground", "--iface", "eth0", "--driver", "fuse",
 		"dnbd://239.0.0.1/"+imageName, path)
+	return n.attachedAt(ctx, p, err, path)
+}
+
+// attachedAt waits until a process that was started has attached.
+func (n *network) attachedAt(ctx context.Context, p *process, err error, path string) (*attached, error) {
 	if err != nil {
 		return nil, err
 	}

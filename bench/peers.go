@@ -13,6 +13,7 @@ import (
 const (
 	nbdkitPort = "10809"
 	qemuPort   = "10811"
+	dnbdPort   = "10812"
 )
 
 // nbdkit starts an NBD server for the file on s1.

@@ -31,7 +31,7 @@ var sets = []set{
 		versions: [][]string{
 			{"nbdkit", "--version"}, {"nbdcopy", "--version"}, {"qemu-nbd", "--version"}, {"dpkg-query", "-W", "udpcast"},
 		},
-		scenarios: []scenario{sharing, crowd, single, loss, failover},
+		scenarios: []scenario{sharing, crowd, single, loss, disjoint, broken, failover},
 	},
 	{
 		name:    "nbd",

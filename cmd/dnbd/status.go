@@ -151,7 +151,7 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 	} else if a.OverNBD {
 		fmt.Fprintf(b, "  unicast   no multicast data arrives: reading over NBD until it does, %s so far\n", bytesOf(t.Fetched))
 	} else if t.Fetched > 0 {
-		fmt.Fprintf(b, "  unicast   %s were read over NBD while no multicast data arrived\n", bytesOf(t.Fetched))
+		fmt.Fprintf(b, "  unicast   %s were read over NBD: what nobody else wants, or while no multicast data arrived\n", bytesOf(t.Fetched))
 	}
 	fmt.Fprintf(b, "  lost      %d blocks refused by their hash, %d datagrams dropped by the kernel\n", t.Refused, t.Drops)
 	for _, r := range a.Replicas {

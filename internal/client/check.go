@@ -35,6 +35,9 @@ func (c *Client) arrived(b mcast.Block) {
 	c.mu.Unlock()
 	if copying == nil || page || !known {
 		c.cache.Load().Put(sum, b.Data, !b.Asked)
+		if !b.Asked {
+			c.snooped.set(b.Index)
+		}
 	}
 	if !known {
 		// The page above may have come just now: then below did not see the block in the cache.

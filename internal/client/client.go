@@ -53,6 +53,7 @@ type Client struct {
 	workers  sync.WaitGroup
 	blocks   chan mcast.Block // to be checked
 	ahead    ahead
+	snooped  marks // blocks that came unasked and were not read yet
 	unicast  *unicast
 
 	ioTimeout atomic.Int64 // nanoseconds; see Config.IOTimeout
@@ -92,7 +93,8 @@ func Open(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, tree: image.NewTree(cfg.Descriptor), geometry: g,
-		blocks: make(chan mcast.Block, checkQueue), timer: make(chan struct{}, 1), lacking: make(chan struct{}, 1),
+		snooped: newMarks(g.Total()),
+		blocks:  make(chan mcast.Block, checkQueue), timer: make(chan struct{}, 1), lacking: make(chan struct{}, 1),
 		readers: map[uint32][]*reader{}, checking: map[uint32]int{},
 	}
 	c.unicast = newUnicast(c)
@@ -210,6 +212,9 @@ func (c *Client) step(now time.Time) {
 		}
 		c.since = now
 	}
+	if c.rx.Parting() {
+		c.fetchSoon()
+	}
 	next := c.rx.Next(now)
 	sooner := c.timerAt.IsZero() || next.Before(c.timerAt)
 	if sooner {
@@ -265,10 +270,15 @@ func (c *Client) want(now time.Time, block uint32, class wire.Priority) {
 		c.rx.Want(now, block, class)
 	}
 	if c.overNBD {
-		select {
-		case c.lacking <- struct{}{}:
-		default:
-		}
+		c.fetchSoon()
+	}
+}
+
+// fetchSoon lets the goroutine of unicast look.
+func (c *Client) fetchSoon() {
+	select {
+	case c.lacking <- struct{}{}:
+	default:
 	}
 }
 

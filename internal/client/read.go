@@ -118,7 +118,15 @@ func (c *Client) here(p part) bool {
 		return true
 	}
 	hash, _ := c.tree.Hash(p.block)
-	return c.cache.Load().Get(hash, p.dst, p.off)
+	if !c.cache.Load().Get(hash, p.dst, p.off) {
+		return false
+	}
+	if c.snooped.take(p.block) {
+		c.mu.Lock()
+		c.rx.Used(p.block)
+		c.step(time.Now())
+	}
+	return true
 }
 
 // wait registers a reader for a block and asks for it, and for the pages above it that are not known. It is called with mu

@@ -41,8 +41,9 @@ const (
 // errWrong is the failure of a server whose bytes do not match the image's tree.
 var errWrong = errors.New("its bytes do not match the image's tree")
 
-// unicast reads over NBD: from the servers of the group, while their group data does not arrive, or from the Network's hosts. Every block
-// passes through the same check as the group's. All of it belongs to one goroutine, but for what says otherwise.
+// unicast reads over NBD: from the servers of the group, while their group data does not arrive, or what nobody else has a use for; or from
+// the Network's hosts. Every block passes through the same check as the group's. All of it belongs to one goroutine, but for what says
+// otherwise.
 type unicast struct {
 	client  *Client
 	sources map[string]*source // by address; guarded by client.mu
@@ -160,30 +161,29 @@ func (u *unicast) look(now time.Time) {
 	c := u.client
 	alone := len(c.cfg.Network.Hosts) > 0
 	c.mu.Lock()
-	deaf := c.rx.Deaf()
+	deaf, apart := c.rx.Deaf(), c.rx.Alone()
 	var usable []*source
 	var requests []request
-	if deaf || alone {
+	if deaf || alone || apart {
 		usable, requests = u.usable(now)
 	}
-	was, on := c.overNBD, len(usable) > 0 || alone
+	was, on := c.overNBD, deaf && len(usable) > 0 || alone
+	c.rx.Apart(len(usable) > 0 && !on)
+	if on != was {
+		c.overNBD = on
+		c.rx.Spare(on)
+	}
 	if len(usable) > 0 {
 		requests = append(requests, u.share(now, usable, c.rx.Lacking(u.room(usable), u.can))...)
 	}
-	if on == was {
-		c.mu.Unlock()
-	} else {
-		c.overNBD = on
-		c.rx.Spare(on)
-		c.step(now)
-	}
+	c.step(now)
 	if on != was {
 		u.say(now, deaf, usable)
 	}
 	for _, r := range requests {
 		u.start(r)
 	}
-	if !on && !deaf {
+	if !on && !deaf && !apart {
 		u.tidy(now)
 	}
 }

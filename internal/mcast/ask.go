@@ -138,6 +138,9 @@ func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 	if r.sparing {
 		r.spareAt = now.Add(max(r.deafPause, deafMin))
 	}
+	if r.part(now, p, block, w) {
+		return true
+	}
 	need := 0
 	if a := r.asms[block]; a != nil {
 		if a.open && a.from == p && w.state == wantIdle && p.live(now) && now.Before(p.heard.Add(ackSlack)) && w.stamp == 0 {
@@ -153,6 +156,9 @@ func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 	w.from, w.asked, w.passed = p, now, time.Time{}
 	if need < 0 {
 		r.await(w, wantAcked)
+		if w.class == wire.Demand {
+			r.Used(block)
+		}
 		w.horizon, w.due = 1<<63, now.Add(p.backlog+4*p.rtt.timeout()+ackSlack)
 		return true
 	}
@@ -174,6 +180,7 @@ func (r *Receiver) requeue(block uint32, w *want) {
 
 // flush makes datagrams of the requests and reports that are due.
 func (r *Receiver) flush(now time.Time) {
+	r.note(now)
 	for _, p := range r.replicas {
 		ranges := r.batch[p]
 		if len(ranges) == 0 {
@@ -241,6 +248,9 @@ func (r *Receiver) sendWant(now time.Time, p *replica, ranges []wire.Range) {
 	p.reported, p.reportAt = p.stream.received, now.Add(r.reportPeriod())
 	q := request{stamp: stamp, at: now}
 	for _, g := range ranges {
+		if g.Priority == wire.Note {
+			continue
+		}
 		for i := range uint32(g.Count) {
 			q.blocks = append(q.blocks, g.Block+i)
 			if w := r.wants[g.Block+i]; w != nil {

@@ -65,8 +65,13 @@ func (r *Receiver) Spare(on bool) {
 }
 
 // Lacking returns up to n of those blocks that are wanted and not here, and that can be got as the owner says: first those that somebody
-// waits for, then read-ahead and bulk, each in the order of their numbers.
+// waits for, then read-ahead and bulk, each in the order of their numbers. Of a Receiver that does not spare the group they are those
+// that are left to the owner.
 func (r *Receiver) Lacking(n int, can func(block uint32) bool) []uint32 {
+	r.parting = false
+	if !r.sparing && r.cfg.Group.IsValid() {
+		return r.partedBlocks(n, can)
+	}
 	wants := make([]*want, 0, len(r.wants))
 	for _, w := range r.wants {
 		if w.class < wire.Bulk && can(w.block) {

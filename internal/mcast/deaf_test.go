@@ -143,6 +143,7 @@ func TestAReceiverThatSparesTheGroupAsksForABlockASecond(t *testing.T) {
 func TestWhatIsSuppliedIsNoLongerLacking(t *testing.T) {
 	i := newTestImage(1000<<12, 4<<10)
 	r := newTestReceiver(i)
+	r.Spare(true)
 	r.WantBulk(epoch, 7)
 	r.WantBulk(epoch, 2)
 	r.Want(epoch, 9, wire.ReadAhead)

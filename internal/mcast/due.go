@@ -169,6 +169,9 @@ func (r *Receiver) lookAhead(now time.Time) {
 			r.next = t
 		}
 	}
+	if len(r.notes) > 0 && len(r.replicas) > 0 {
+		sooner(r.notesAt)
+	}
 	if r.deaf && r.deafOver {
 		sooner(r.deafEnd)
 	}

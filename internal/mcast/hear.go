@@ -64,6 +64,7 @@ func (r *Receiver) ack(now time.Time, from netip.AddrPort, b []byte) error {
 		return nil
 	}
 	p.hear(now)
+	p.alone = a.Alone
 	i := slices.IndexFunc(p.unanswered, func(q request) bool { return q.stamp == a.Time })
 	if i < 0 {
 		return nil // given up, or a repetition

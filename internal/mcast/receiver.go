@@ -71,6 +71,7 @@ const (
 	wantIdle  wantState = iota // in a queue
 	wantAsked                  // requested, no answer yet
 	wantAcked                  // the server will send it, or has
+	wantApart                  // the owner is to get it, see Apart
 )
 
 // want is a block that its owner needs.
@@ -135,6 +136,11 @@ type Receiver struct {
 	deafOver  bool      // data has come since
 	deafEnd   time.Time // when that may end, or has ended
 	deafPause time.Duration
+	apart     bool      // see Apart
+	parted    int       // wants that are left to the owner
+	parting   bool      // see Parting
+	notes     []uint32  // blocks that were Used
+	notesAt   time.Time // when to say so
 	sparing   bool      // see Spare
 	spareAt   time.Time // when it may ask again
 
@@ -323,5 +329,8 @@ func (r *Receiver) stop(w *want) {
 	r.awaited[end] = nil
 	r.awaited = r.awaited[:end]
 	r.outstanding -= w.length
+	if w.state == wantApart {
+		r.parted--
+	}
 	w.state = wantIdle
 }

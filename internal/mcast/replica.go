@@ -50,6 +50,7 @@ type replica struct {
 	fruitless  int       // requests in a row that were answered and brought nothing
 	suspended  time.Time // not asked until then
 	withdrawn  bool
+	alone      bool // nobody else has a use for what we wait for
 	rate       uint64
 	backlog    time.Duration
 	unanswered []request

@@ -71,6 +71,7 @@ type peer struct {
 	queued  int // jobs in the queues that count for this peer
 	deficit int // bytes that it may still be sent in this round
 	reports map[uint16]*report
+	company company
 }
 
 // schedule is the order in which jobs are sent: demand before read-ahead before bulk, and among clients deficit round robin

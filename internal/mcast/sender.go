@@ -70,6 +70,7 @@ type export struct {
 	tailAt    time.Time // when to repeat its last number, zero while there is work
 	tailPause time.Duration
 	wanted    map[uint32]*job
+	uses      uses
 }
 
 // transmission is a block that was sent, up to a sequence number.

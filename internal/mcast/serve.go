@@ -58,17 +58,26 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 	}
 	last := wire.Demand // class of what will be sent last
 	left := maxQueued   // blocks: no datagram keeps the server busy with more
+	asks := false
 	for _, r := range w.Ranges {
-		last = max(last, r.Priority)
 		n := min(int(r.Count), left)
 		left -= n
 		for i := range uint32(n) {
-			s.request(p, e, r.Block+i, r, &ack)
+			if r.Priority == wire.Note || r.Need == 0 {
+				e.uses.wanted(now, p, r.Block+i, r.Priority, r.Priority == wire.Note && r.Need == wire.NoteOverheard)
+			}
+			if r.Priority != wire.Note {
+				s.request(p, e, r.Block+i, r, &ack)
+			}
+		}
+		if r.Priority != wire.Note {
+			last, asks = max(last, r.Priority), true
 		}
 	}
-	if len(w.Ranges) == 0 {
+	if !asks {
 		last = wire.Bulk
 	}
+	ack.Alone = p.company.alone && s.sched.live > 1
 	if ack.Queued > 0 {
 		n, k := e.ahead(last), e.layout(0).perGen()
 		ack.Horizon = e.seq + uint64(n+(n*e.parity.most(k)+k-1)/k)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -22,8 +23,60 @@ type Client struct {
 	// OnBlock, if set, is called with each block that becomes here.
 	OnBlock func(block uint32)
 
-	image  *Image
-	wakeAt time.Time
+	image   *Image
+	wakeAt  time.Time
+	unicast *Server        // what NBD would be to a real client
+	getting map[uint32]int // blocks asked for there, with the bytes that are to come
+	Fetched int            // blocks that came from there
+}
+
+// simulated unicast: a question is a datagram of this byte and a block's number, an answer one of them for each piece of the block.
+const (
+	unicastMark  = 0xff
+	unicastPiece = 1448
+	unicastDepth = 8 // blocks asked for at a time
+)
+
+// ReadFrom lets the client read by unicast from a server, as a real one does over NBD.
+func (c *Client) ReadFrom(s *Server) { c.unicast, c.getting = s, map[uint32]int{} }
+
+// fetch asks for what the Receiver leaves to its owner.
+func (c *Client) fetch() {
+	if c.unicast == nil {
+		return
+	}
+	c.Receiver.Apart(true)
+	can := func(block uint32) bool { return c.getting[block] == 0 }
+	for _, block := range c.Receiver.Lacking(unicastDepth-len(c.getting), can) {
+		c.getting[block] = c.image.Len(block)
+		c.Stream(c.unicast.Addr, binary.BigEndian.AppendUint32([]byte{unicastMark}, block))
+	}
+}
+
+// fetched takes in a piece of a block.
+func (c *Client) fetched(data []byte) {
+	block := binary.BigEndian.Uint32(data[1:])
+	if c.getting[block] -= len(data) - 5; c.getting[block] > 0 {
+		return
+	}
+	delete(c.getting, block)
+	c.Fetched++
+	c.Receiver.Supply(block)
+	c.got(block)
+}
+
+// got notes that a block is here.
+func (c *Client) got(block uint32) {
+	if !c.Have[block] {
+		c.Have[block] = true
+		c.Left--
+		if c.Left == 0 {
+			c.Done = c.world.now
+		}
+	}
+	if c.OnBlock != nil {
+		c.OnBlock(block)
+	}
 }
 
 // NewClient starts a client of an image. It asks for nothing yet.
@@ -68,6 +121,11 @@ func (c *Client) Evict(block uint32) {
 }
 
 func (c *Client) receive(from netip.AddrPort, data []byte) {
+	if c.unicast != nil && len(data) > 5 && data[0] == unicastMark {
+		c.fetched(data)
+		c.pump()
+		return
+	}
 	c.Receiver.Input(c.world.now, from, data)
 	c.pump()
 }
@@ -81,18 +139,10 @@ func (c *Client) pump() {
 			c.Receiver.Refuse(now, b.Index, wire.Demand)
 			continue
 		}
-		if !c.Have[b.Index] {
-			c.Have[b.Index] = true
-			c.Left--
-			if c.Left == 0 {
-				c.Done = now
-			}
-		}
 		c.Receiver.Recycle(b.Data)
-		if c.OnBlock != nil {
-			c.OnBlock(b.Index)
-		}
+		c.got(b.Index)
 	}
+	c.fetch()
 	for _, g := range c.Receiver.Groups() {
 		c.Join(g)
 	}

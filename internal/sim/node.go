@@ -115,6 +115,24 @@ func (n *Node) SendAs(from, to netip.AddrPort, data []byte) {
 	}
 }
 
+// Stream sends bytes to a node as by TCP: they take their turn at both ports, and are not lost.
+func (n *Node) Stream(to netip.AddrPort, data []byte) {
+	m := n.world.nodes[to]
+	if n.Link.Down || m == nil {
+		return
+	}
+	size := len(data) + frame
+	n.SentBytes += uint64(size)
+	at := n.world.now
+	if n.Link.Rate > 0 {
+		at = after(&n.busy, at, size, n.Link.Rate)
+	}
+	if m.Link.In > 0 {
+		at = after(&m.inBusy, at, size, m.Link.In)
+	}
+	n.world.deliver(at.Add(n.Link.Delay+m.Link.Delay), []*Node{m}, n.Addr, data)
+}
+
 // after is when size more bytes have passed a port that is busy until then already.
 func after(busy *time.Time, now time.Time, size int, rate float64) time.Time {
 	if busy.After(now) {

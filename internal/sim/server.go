@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/dnbd/dnbd/internal/mcast"
@@ -99,8 +101,21 @@ func (s *Server) receive(from netip.AddrPort, data []byte) {
 		}
 		return
 	}
+	if len(data) == 5 && data[0] == unicastMark {
+		s.answer(from, data)
+		return
+	}
 	s.Sender.Input(s.world.now, from, data)
 	s.pump()
+}
+
+// answer sends a block by unicast.
+func (s *Server) answer(to netip.AddrPort, question []byte) {
+	for left := s.image.Len(binary.BigEndian.Uint32(question[1:])); left > 0; {
+		n := min(left, unicastPiece)
+		s.Stream(to, append(slices.Clone(question), make([]byte, n)...))
+		left -= n
+	}
 }
 
 // pump lets the machine do what it can and sets when to look again.

@@ -14,6 +14,11 @@ const (
 	ReadAhead Priority = 1 // somebody will soon
 	Bulk      Priority = 2 // a whole image is being fetched
 	Classes            = 3 // how many there are
+
+	// Note stands in a Range for none of them: nothing is to be sent. The client only says that it has a use for the blocks.
+	Note Priority = 3
+	// NoteOverheard is the Need of a Note of blocks that came to the client unasked. With 0 it gets them by other means.
+	NoteOverheard = 1
 )
 
 // Want asks a server for blocks of one image, and reports what arrived of that image's stream so far.
@@ -96,7 +101,7 @@ func ParseWant(b []byte, w *Want) error {
 			Priority: Priority(last >> 14),
 			Need:     last & MaxNeed,
 		}
-		if r.Priority >= Classes || r.Count == 0 {
+		if r.Count == 0 {
 			return fmt.Errorf("want: %w", ErrValue)
 		}
 		w.Ranges = append(w.Ranges, r)
@@ -172,7 +177,11 @@ type Ack struct {
 	Queued   uint16 // blocks that will be sent
 	InFlight uint16 // blocks that were sent after the client's Seen and will arrive, or be missed
 	Clients  uint16 // that the server heard in the last seconds
+	Alone    bool   // nobody else has a use for what the client waits for
 }
+
+// alone is the flag of Ack.Alone.
+const alone = 1
 
 // Append appends the datagram to b.
 func (a *Ack) Append(b []byte) []byte {
@@ -187,7 +196,11 @@ func (a *Ack) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, a.Queued)
 	b = binary.BigEndian.AppendUint16(b, a.InFlight)
 	b = binary.BigEndian.AppendUint16(b, a.Clients)
-	return append(b, 0, 0)
+	var flags byte
+	if a.Alone {
+		flags = alone
+	}
+	return append(b, flags, 0)
 }
 
 // ParseAck reads an ACK.
@@ -206,6 +219,7 @@ func ParseAck(b []byte) (Ack, error) {
 		Queued:   binary.BigEndian.Uint16(b[32:]),
 		InFlight: binary.BigEndian.Uint16(b[34:]),
 		Clients:  binary.BigEndian.Uint16(b[36:]),
+		Alone:    b[38]&alone != 0,
 	}, nil
 }
 

@@ -182,6 +182,17 @@ var golden = []row{
 		bytes: "444e 01 06  0003 0005 00000004 000f4240 00000001148e 000000011180 0000002e 0010 0001 0008 0000",
 	},
 	{
+		name: "ack to a client that is alone", typ: TypeAck,
+		value: Ack{Server: 3, Handle: 5, Epoch: 4, Clients: 8, Alone: true},
+		bytes: "444e 01 06  0003 0005 00000004 00000000 000000000000 000000000000 00000000 0000 0000 0008 0100",
+	},
+	{
+		name: "want that is a note", typ: TypeWant,
+		value: Want{Server: 3, Handle: 5, Epoch: 4, Ranges: []Range{{Block: 7, Count: 2, Priority: Note, Need: NoteOverheard}}},
+		bytes: "444e 01 04  0003 0005 00000004 0000000000000000 00000000 000000000000 00 01 00000000 00000000 0000000000000000" +
+			"00000007 0002 c001",
+	},
+	{
 		name: "deny", typ: TypeDeny,
 		value: Deny{Server: 3, Handle: 5, Epoch: 4, Time: 1_000_000, Reason: DenyCookie, Cookie: 0xc00c1e},
 		bytes: "444e 01 07  0003 0005 00000004 000f4240 01 000000 0000000000c00c1e 00000000",

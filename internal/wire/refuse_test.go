@@ -91,7 +91,6 @@ func TestValuesOutOfRangeAreRefused(t *testing.T) {
 		{"welcome with a name of 129 bytes", "welcome with two offers", 32 + 4, "81", ErrLength},
 		{"announce with more images than bytes", "announce", 7, "03", ErrLength},
 		{"want with more ranges than bytes", "want", 31, "03", ErrLength},
-		{"want of a fourth priority", "want", 48 + 6, "c0", ErrValue},
 		{"want of no blocks", "want", 48 + 4, "0000", ErrValue},
 		{"data of 0 symbols with a payload", "data", 26, "0000", ErrLength},
 		{"data of 46 symbols without a payload", "tail mark", 26, "002e", ErrLength},
