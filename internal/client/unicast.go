@@ -318,13 +318,13 @@ func (u *unicast) assign(now time.Time, s *source, first uint32, count int) requ
 
 // start sends a request.
 func (u *unicast) start(q request) {
-	conn, began := q.source.conn, time.Now()
+	conn, addr, secure, began := q.source.conn, q.source.addr, q.source.secure, time.Now()
 	go func() {
 		r := result{request: q}
 		ctx, cancel := context.WithTimeout(u.client.ctx, fetchTimeout)
 		defer cancel()
 		if conn == nil {
-			conn, r.err = u.client.connect(ctx, q.source.addr, q.source.secure)
+			conn, r.err = u.client.connect(ctx, addr, secure)
 			r.conn = conn
 		}
 		if r.err == nil && q.count > 0 {
