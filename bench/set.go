@@ -29,9 +29,9 @@ var sets = []set{
 		page:    "benchmarks",
 		chart:   "What the port sent, and what loss costs",
 		versions: [][]string{
-			{"nbdkit", "--version"}, {"nbdcopy", "--version"}, {"qemu-nbd", "--version"}, {"dpkg-query", "-W", "udpcast"},
+			{"nbdkit", "--version"}, {"nbdcopy", "--version"}, {"qemu-nbd", "--version"}, {"dpkg-query", "-W", "udpcast"}, {"dpkg-query", "-W", "uftp"},
 		},
-		scenarios: []scenario{sharing, crowd, single, loss, failover},
+		scenarios: []scenario{sharing, crowd, single, loss, lossPeers, failover, replicas},
 	},
 	{
 		name:    "nbd",
