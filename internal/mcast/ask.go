@@ -86,41 +86,79 @@ func (r *Receiver) askQueue(now time.Time, class wire.Priority, room func() bool
 	return q
 }
 
-// askBulk asks for what comes next in the group's stream, a good part of the window at a time.
+// bulkRuns is how many runs that have blocks to copy are looked at for one server: with a few servers each has some among them.
+const bulkRuns = 64
+
+// askBulk asks each server for what comes next in its stream, a good part of its share of the window at a time. So none is without work
+// while others have too much.
 func (r *Receiver) askBulk(now time.Time) {
-	if r.bulkLeft == 0 || r.outstanding > r.cfg.Window*3/4 {
+	if r.bulkLeft == 0 || !r.positioned && now.Before(r.bulkFrom) {
 		return
 	}
-	if !r.positioned && now.Before(r.bulkFrom) {
-		return
+	asked := slices.DeleteFunc(slices.Clone(r.replicas), func(p *replica) bool { return !p.live(now) })
+	if len(asked) == 0 {
+		asked = r.replicas
 	}
+	share := r.cfg.Window / len(asked)
+	for _, p := range asked {
+		if p.outstanding <= share*3/4 {
+			r.askBulkOf(now, p, share)
+		}
+	}
+}
+
+// askBulkOf asks p for the blocks that it is to send after those that the group's stream, its own if there is one, is at, until it owes
+// us share bytes.
+func (r *Receiver) askBulkOf(now time.Time, p *replica, share int) {
 	at := int(r.position)
-	if r.positioned {
+	if p.positioned {
+		at = int(p.position)
+	}
+	if p.positioned || r.positioned {
 		at++
 	}
-	for wrapped := false; r.outstanding < r.cfg.Window; at++ {
+	wrapped := false
+	for runs := 0; runs < bulkRuns && p.outstanding < share; runs++ {
 		at = r.bulk.next(at)
 		if at < 0 {
 			if wrapped {
 				return
 			}
-			wrapped, at = true, -1
+			wrapped, at = true, 0
 			continue
 		}
-		block := uint32(at)
-		if r.wants[block] != nil {
+		end := (at/runBlocks + 1) * runBlocks
+		if choose(r.replicas, now, uint32(at), 0) != p {
+			at = end
 			continue
 		}
-		if a := r.asms[block]; a != nil && (a.open || !a.repair.IsZero()) {
-			continue
+		for ; at >= 0 && at < end && p.outstanding < share; at = r.bulk.next(at + 1) {
+			if !r.askBulkBlock(now, uint32(at)) {
+				return
+			}
 		}
-		w := &want{block: block, class: wire.Bulk, length: r.cfg.Length(block)}
-		r.wants[block] = w
-		if !r.request(now, block, w) {
-			delete(r.wants, block)
-			return
+		if at < 0 {
+			at = int(r.cfg.Blocks)
 		}
 	}
+}
+
+// askBulkBlock asks for a block that is to be copied, unless that is so already or it is arriving. It says whether there is a server to
+// be asked.
+func (r *Receiver) askBulkBlock(now time.Time, block uint32) bool {
+	if r.wants[block] != nil {
+		return true
+	}
+	if a := r.asms[block]; a != nil && (a.open || !a.repair.IsZero()) {
+		return true
+	}
+	w := &want{block: block, class: wire.Bulk, length: r.cfg.Length(block)}
+	r.wants[block] = w
+	if !r.request(now, block, w) {
+		delete(r.wants, block)
+		return false
+	}
+	return true
 }
 
 // request puts a block into the next datagram to the server that should send it. It says whether there is one.

@@ -41,7 +41,9 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 		return wire.ErrValue
 	}
 	if d.Class == wire.Bulk && d.Index < d.K {
-		r.follow(d.Block)
+		p.follow(d.Block, r.cfg.Blocks)
+		first := r.follow(d.Block, r.cfg.Blocks)
+		r.stirred = r.stirred || first
 	}
 
 	a := r.last
@@ -94,15 +96,6 @@ func (a *assembly) restart(l layout) {
 	clear(a.got)
 	a.have = make([]int, l.gens)
 	a.parity = nil
-}
-
-// follow moves the position of the group's bulk stream forward. What lies behind it, by less than half the image, is a repair.
-func (r *Receiver) follow(block uint32) {
-	ahead := (block + r.cfg.Blocks - r.position) % r.cfg.Blocks
-	if !r.positioned || ahead < r.cfg.Blocks/2 {
-		r.stirred = r.stirred || !r.positioned
-		r.position, r.positioned = block, true
-	}
 }
 
 // assembly returns the assembly for a symbol's block, a new one if the block is worth it, or nil.

@@ -107,16 +107,15 @@ type Receiver struct {
 	replicas []*replica
 	clients  int // in the group, as servers count them
 
-	wants       map[uint32]*want
-	awaited     []*want             // those that are not idle
-	queues      [wire.Bulk][]uint32 // of idle wants
-	again       []uint32            // wants to be asked for again, before all others
-	bulk        bitset
-	bulkLeft    int
-	bulkFrom    time.Time // do not ask for bulk before
-	position    uint32    // block that the group's bulk stream is at
-	positioned  bool
-	outstanding int // bytes asked for
+	wants        map[uint32]*want
+	awaited      []*want             // those that are not idle
+	queues       [wire.Bulk][]uint32 // of idle wants
+	again        []uint32            // wants to be asked for again, before all others
+	bulk         bitset
+	bulkLeft     int
+	bulkFrom     time.Time // do not ask for bulk before
+	bulkPosition           // of whichever server's bulk stream was heard last
+	outstanding  int       // bytes asked for
 
 	asms      map[uint32]*assembly
 	last      *assembly
@@ -307,6 +306,7 @@ func (r *Receiver) await(w *want, state wantState) {
 	w.state, w.place = state, len(r.awaited)
 	r.awaited = append(r.awaited, w)
 	r.outstanding += w.length
+	w.from.outstanding += w.length
 }
 
 // stop makes a want idle again.
@@ -320,5 +320,6 @@ func (r *Receiver) stop(w *want) {
 	r.awaited[end] = nil
 	r.awaited = r.awaited[:end]
 	r.outstanding -= w.length
+	w.from.outstanding -= w.length
 	w.state = wantIdle
 }
