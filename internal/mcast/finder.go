@@ -19,6 +19,7 @@ type Found struct {
 	Handle     uint16
 	Group      netip.AddrPort
 	Descriptor image.Descriptor
+	Signature  []byte // of the descriptor, unchecked; nil for none
 }
 
 // maxFound bounds what strangers can make a Finder remember.
@@ -91,7 +92,7 @@ func (f *Finder) note(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) {
 	}
 	n := Found{
 		Server: w.Server, Epoch: w.Epoch, Addr: from, NBD: w.NBD,
-		Handle: o.Handle, Group: o.Group, Descriptor: d,
+		Handle: o.Handle, Group: o.Group, Descriptor: d, Signature: o.Signature,
 	}
 	// A server's newest word counts.
 	f.found = slices.DeleteFunc(f.found, func(x Found) bool {
