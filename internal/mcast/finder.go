@@ -87,7 +87,7 @@ func (f *Finder) greet(now time.Time, to netip.AddrPort, cookie uint64) {
 
 func (f *Finder) note(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) {
 	d, err := Descriptor(o)
-	if err != nil || len(f.found) >= maxFound {
+	if err != nil {
 		return
 	}
 	n := Found{
@@ -98,6 +98,9 @@ func (f *Finder) note(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) {
 	f.found = slices.DeleteFunc(f.found, func(x Found) bool {
 		return x.Addr == from && (x.Handle == o.Handle || x.Epoch != w.Epoch)
 	})
+	if len(f.found) >= maxFound {
+		f.found = f.found[1:] // what is still true will be said again
+	}
 	f.found = append(f.found, n)
 }
 

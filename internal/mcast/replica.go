@@ -17,6 +17,9 @@ const (
 	// fruitless is after how many answered requests that brought no data a server is passed over for suspendTime.
 	fruitless   = 4
 	suspendTime = 5 * time.Second
+	// maxMute is how many requests in a row a server may leave unanswered, although datagrams of its own are heard, before it is passed over
+	// for suspendTime: these may be forged, an answer cannot.
+	maxMute = 8
 	// maxBarren is how often a server that answers may bring nothing of a block before the next one is asked for it. Once may be
 	// a burst that was lost.
 	maxBarren = 2
@@ -44,6 +47,7 @@ type replica struct {
 	heard      time.Time // any datagram
 	fed        time.Time // a symbol
 	misses     int       // requests in a row that were not answered
+	mute       int       // requests in a row that were not answered although it was heard
 	suspect    bool      // it owed us blocks and was silent
 	barren     bool      // something of what was asked together brought nothing
 	fruitless  int       // requests in a row that were answered and brought nothing
