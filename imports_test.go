@@ -37,7 +37,7 @@ var layers = []layer{
 		"it is bytes, hashes and files, and knows of no network",
 	},
 	{
-		[]string{"internal/mcast", "internal/layer", "internal/source", "internal/attach"},
+		[]string{"internal/mcast", "internal/layer", "internal/source", "internal/attach", "internal/trust"},
 		"it is one part of a client or a server, and knows of neither",
 	},
 	{

@@ -19,7 +19,7 @@ import (
 
 // attachOptions are what `dnbd attach` and DNBD's own client are told.
 type attachOptions struct {
-	groupFlags
+	imageFlags
 	image     string
 	device    string // empty: the driver chooses
 	cache     string // a file; empty: in memory
@@ -99,6 +99,9 @@ func attachCommand() *cobra.Command {
 // check looks for what is wrong or contradictory, and makes relative paths absolute.
 func (o *attachOptions) check(cmd *cobra.Command) error {
 	if err := o.checkImage(cmd); err != nil {
+		return err
+	}
+	if err := o.trustFlags.check(); err != nil {
 		return err
 	}
 	switch {

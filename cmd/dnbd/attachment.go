@@ -65,7 +65,11 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 		look, cancel = context.WithTimeout(ctx, o.ioTimeout)
 		defer cancel()
 	}
-	offer, err := find(look, a.network, t)
+	policy, err := o.policy(t)
+	if err != nil {
+		return err
+	}
+	offer, err := find(look, a.network, t, policy)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("no server offered %s within --io-timeout %v in %v", t.What(), o.ioTimeout, a.network)

@@ -151,6 +151,12 @@ func (o *attachOptions) args() []string {
 			args = append(args, "--"+flag+"="+value)
 		}
 	}
+	for _, key := range o.trust {
+		args = append(args, "--trust="+key)
+	}
+	if o.allowRollback {
+		args = append(args, "--allow-rollback")
+	}
 	if o.cacheSize > 0 {
 		args = append(args, fmt.Sprintf("--cache-size=%d", int64(o.cacheSize)))
 	}

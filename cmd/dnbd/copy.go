@@ -23,7 +23,7 @@ const streamChunk = 1 << 20
 
 // copyCommand is `dnbd copy`.
 func copyCommand() *cobra.Command {
-	var flags groupFlags
+	var flags imageFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "copy [flags] IMAGE|FILE|NBD-URI DEST",
@@ -90,7 +90,7 @@ type transfer struct {
 }
 
 // openTransfer opens what name means: a file, an NBD export, or an image of a group, for which it waits.
-func openTransfer(cmd *cobra.Command, flags *groupFlags, name, dest string) (*transfer, error) {
+func openTransfer(cmd *cobra.Command, flags *imageFlags, name, dest string) (*transfer, error) {
 	level := slog.LevelWarn
 	if dest != toStdout {
 		level = slog.LevelInfo
@@ -98,12 +98,18 @@ func openTransfer(cmd *cobra.Command, flags *groupFlags, name, dest string) (*tr
 	t := &transfer{log: newLog(cmd, level), bar: newProgressBar(cmd.ErrOrStderr(), "copying "+name)}
 	t.report.Image = name
 	if isNBD(name) {
-		var err error
+		err := flags.without(name, "an export of an NBD server")
+		if err != nil {
+			return nil, err
+		}
 		t.where = name
 		t.from, err = openRemote(cmd.Context(), name, newLog(cmd, slog.LevelWarn))
 		return t, err
 	}
 	if isFile(name) {
+		if err := flags.without(name, "a file; 'dnbd image verify' checks signatures, too"); err != nil {
+			return nil, err
+		}
 		t.local, t.where = name, "the file "+name
 		d, err := openLocal(name)
 		if err != nil {
@@ -123,7 +129,11 @@ func openTransfer(cmd *cobra.Command, flags *groupFlags, name, dest string) (*tr
 	if err != nil {
 		return nil, err
 	}
-	offer, err := find(cmd.Context(), n, what)
+	policy, err := flags.policy(what)
+	if err != nil {
+		return nil, err
+	}
+	offer, err := find(cmd.Context(), n, what, policy)
 	if err != nil {
 		return nil, err
 	}

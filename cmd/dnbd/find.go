@@ -10,7 +10,9 @@ import (
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/client"
+	"github.com/dnbd/dnbd/internal/mcast"
 	"github.com/dnbd/dnbd/internal/target"
+	"github.com/dnbd/dnbd/internal/trust"
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
@@ -26,9 +28,9 @@ const (
 	sayAgain  = 30 * time.Second
 )
 
-// find waits until a server of the group offers the image that t names. It says on what it waits. That servers answer and
-// none has the image is an error.
-func find(ctx context.Context, n client.Network, t target.Target) (target.Offer, error) {
+// find waits until a server of the group offers the image that t names, one that p trusts if that is not nil. It says on what it
+// waits. That servers answer and none has the image is an error.
+func find(ctx context.Context, n client.Network, t target.Target, p *trust.Policy) (target.Offer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var settling bool
@@ -36,7 +38,8 @@ func find(ctx context.Context, n client.Network, t target.Target) (target.Offer,
 	wait := waiting{started: time.Now()}
 	d, err := client.Find(ctx, n, wire.Hello{Want: wire.HelloAll}, func(d client.Discovery) bool {
 		now := time.Now()
-		_, err := t.Choose(d.Found)
+		usable, _ := sift(p, t, d.Found)
+		_, err := t.Choose(usable)
 		var choice *target.Choice
 		switch ambiguous := errors.As(err, &choice) && choice.Ambiguous; {
 		case err == nil && t.ID != image.ID{}:
@@ -62,7 +65,19 @@ func find(ctx context.Context, n client.Network, t target.Target) (target.Offer,
 	if err != nil && !settling {
 		return target.Offer{}, err
 	}
-	return t.Choose(d.Found)
+	usable, refused := sift(p, t, d.Found)
+	offer, err := t.Choose(usable)
+	if err != nil && len(refused) > 0 {
+		err = fmt.Errorf("%w; heard, and not used for --trust:%s", err, refusals(refused))
+	}
+	if err != nil || p == nil {
+		return offer, err
+	}
+	i := slices.IndexFunc(usable, func(f mcast.Found) bool { return f.Descriptor == offer.Descriptor })
+	if err := p.Use(offer.Descriptor, usable[i].Signature); err != nil {
+		return target.Offer{}, fmt.Errorf("use %s@%d: %w", offer.Descriptor.Name, offer.Descriptor.Revision, err)
+	}
+	return offer, nil
 }
 
 // heard says in words what was heard of a group that offers nothing, and what to look at.

@@ -136,7 +136,7 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	var images []*image.Image
 	files := &plain{}
 	if cfg.Group.IsValid() {
-		l := library{cmd: cmd, log: log, labels: map[string]image.Descriptor{}}
+		l := library{cmd: cmd, log: log, labels: map[string]image.Descriptor{}, signed: map[string]bool{}}
 		defer func() { l.close(images) }()
 		cfg.Rehash = l.rehash
 		images, err = l.open(ctx, sources)
@@ -242,6 +242,7 @@ type library struct {
 
 	mu     sync.Mutex
 	labels map[string]image.Descriptor // by path: what is or was offered last
+	signed map[string]bool             // by path: one that was offered was signed
 }
 
 // open opens all sources, and hashes those that have no sidecar yet. It also returns those that it opened before an error.
@@ -303,6 +304,7 @@ func (l *library) hash(ctx context.Context, path, name string, o image.CreateOpt
 	if err != nil {
 		return nil, err
 	}
+	signed := m.Signature() != nil
 	if name != "" {
 		if err := m.Rename(name); err != nil {
 			return nil, errors.Join(err, m.Close())
@@ -310,6 +312,11 @@ func (l *library) hash(ctx context.Context, path, name string, o image.CreateOpt
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if m.Signature() == nil && (signed || l.signed[path]) {
+		d := m.Descriptor()
+		l.log.Warn(fmt.Sprintf("%s@%d is not signed, as %s was: clients with --trust do not use it; 'dnbd image sign', and start again", d.Name, d.Revision, path))
+	}
+	l.signed[path] = l.signed[path] || signed
 	l.labels[path] = m.Descriptor()
 	return m, nil
 }

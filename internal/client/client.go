@@ -106,7 +106,7 @@ func Open(cfg Config) (*Client, error) {
 	c.rx = mcast.NewReceiver(time.Now(), mcast.ReceiverConfig{
 		ID: cfg.Descriptor.ID(), Blocks: g.Total(), Length: g.Len, Keep: c.keep,
 		Group: cfg.Network.Group, Window: window, Coder: mcast.NewCoder(),
-		Rand: rand.New(rand.NewPCG(nonce(), nonce())),
+		Rand: rand.New(rand.NewChaCha8(seed())),
 	})
 	c.mu.Lock() // so that no datagram is taken in before sockets is set
 	c.sockets, err = listen(cfg.Network, c.input)

@@ -254,3 +254,9 @@ func nonce() uint64 {
 	rand.Read(b[:])
 	return binary.BigEndian.Uint64(b[:])
 }
+
+// seed is one for random numbers that nobody can guess.
+func seed() (s [32]byte) {
+	rand.Read(s[:])
+	return s
+}

@@ -177,7 +177,7 @@ func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 	}
 	need := 0
 	if a := r.asms[block]; a != nil {
-		if a.open && a.from == p && w.state == wantIdle && p.live(now) && now.Before(p.heard.Add(ackSlack)) && w.stamp == 0 {
+		if a.open && a.from == p && w.state == wantIdle && p.live(now) && now.Before(p.heard.Add(ackSlack)) && w.asked.IsZero() {
 			// It is arriving unasked: what it lacks will be asked for when its burst is over.
 			need = -1
 		} else {
@@ -190,7 +190,8 @@ func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 	w.from, w.asked, w.passed = p, now, time.Time{}
 	if need < 0 {
 		r.await(w, wantAcked)
-		w.horizon, w.due = 1<<63, now.Add(p.backlog+4*p.rtt.timeout()+ackSlack)
+		// It comes at once. What one symbol says of the rest may be forged.
+		w.horizon, w.due, w.mark = 1<<63, now.Add(p.rtt.timeout()), p.stream.seen
 		return true
 	}
 	r.await(w, wantAsked)
@@ -265,8 +266,8 @@ func merge(ranges []wire.Range) []wire.Range {
 }
 
 func (r *Receiver) sendWant(now time.Time, p *replica, ranges []wire.Range) {
-	stamp := uint32(now.Sub(r.start).Microseconds())
-	if n := len(p.unanswered); n > 0 && p.unanswered[n-1].stamp >= stamp {
+	stamp := r.stamps + uint32(now.Sub(r.start).Microseconds())
+	if n := len(p.unanswered); n > 0 && int32(p.unanswered[n-1].stamp-stamp) >= 0 {
 		stamp = p.unanswered[n-1].stamp + 1 // several in one microsecond still have names of their own
 	}
 	w := wire.Want{

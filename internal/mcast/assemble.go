@@ -67,8 +67,8 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 		if err != nil {
 			return err
 		}
-		if a.open && a.from != p {
-			return nil // two servers cut it differently: one at a time
+		if w := r.wants[d.Block]; a.open && a.from != p && (w == nil || w.from != p) {
+			return nil // two servers cut it differently: one at a time, and first the one that was asked
 		}
 		a.restart(l)
 	}

@@ -17,10 +17,11 @@ type assembly struct {
 	heard  time.Time
 }
 
-// add takes symbol index in. It says whether that was news; a symbol that cannot be of this layout is not.
+// add takes symbol index in. It says whether that was news; a symbol that cannot be of this layout is not, nor is one of a
+// generation that is complete.
 func (a *assembly) add(index int, payload []byte) bool {
 	l := a.layout
-	if index >= l.symbols() || a.got.has(index) || len(payload) != l.sizeOf(index) && len(payload) != l.size {
+	if index >= l.symbols() || a.got.has(index) || a.have[index%l.gens] >= l.perGen() || len(payload) != l.sizeOf(index) && len(payload) != l.size {
 		return false
 	}
 	payload = payload[:l.sizeOf(index)] // the short symbol at the end of a block may be padded

@@ -21,6 +21,9 @@ func (r *Receiver) unanswered(now time.Time) {
 			if p.heard.Before(q.at) {
 				p.rtt.backoff++
 				r.doubt(p, p.misses+1, false)
+			} else if p.mute++; p.mute >= maxMute && len(r.replicas) > 1 {
+				p.mute, p.suspended = 0, now.Add(suspendTime)
+				r.passOver(p)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package mcast
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -28,6 +29,8 @@ const (
 	listenTime = 50 * time.Millisecond
 	// maxBacklog is the longest that a server is believed to need for what it has queued.
 	maxBacklog = time.Minute
+	// maxOvertake is how many symbols may be heard before an ACK that was sent earlier: a millisecond of them at 10 Gbit/s.
+	maxOvertake = 1024
 	// strayBytes bounds incomplete blocks that were not asked for.
 	strayBytes = 16 << 20
 )
@@ -42,7 +45,7 @@ type ReceiverConfig struct {
 	Group  netip.AddrPort // of discovery
 	Window int            // bytes of read-ahead and bulk that may be asked for and not there yet
 	Coder  *Coder
-	Rand   *rand.Rand
+	Rand   *rand.Rand // not to be guessed: what it gives is what others do not know
 }
 
 // Block is a block all of whose symbols arrived. Nothing is known of its truth: its owner checks the hash.
@@ -103,7 +106,8 @@ type Receiver struct {
 	cfg      ReceiverConfig
 	start    time.Time
 	asked    uint64  // nonce of our questions to the group, which everybody hears
-	greeter  greeter // its nonce is known to nobody else: nobody can offer an image in a server's name
+	stamps   uint32  // stamp of a request made at the start: nobody who does not see our requests can answer them
+	greeter  greeter // its nonces are known to nobody else: nobody can offer an image in a server's name
 	replicas []*replica
 	clients  int // in the group, as servers count them
 
@@ -146,11 +150,16 @@ type Receiver struct {
 
 // NewReceiver returns a Receiver that knows no server yet.
 func NewReceiver(now time.Time, cfg ReceiverConfig) *Receiver {
+	asked := cfg.Rand.Uint64()
+	var secret [32]byte
+	binary.BigEndian.PutUint64(secret[:], cfg.Rand.Uint64())
+	private := newCookieJar(secret, 0)
 	return &Receiver{
 		cfg:     cfg,
 		start:   now,
-		asked:   cfg.Rand.Uint64(),
-		greeter: greeter{hello: wire.Hello{Nonce: cfg.Rand.Uint64(), Want: wire.HelloID, ID: cfg.ID}},
+		asked:   asked,
+		stamps:  uint32(private.cookie(netip.AddrPort{})),
+		greeter: greeter{hello: wire.Hello{Want: wire.HelloID, ID: cfg.ID}, private: private},
 		wants:   map[uint32]*want{},
 		asms:    map[uint32]*assembly{},
 		batch:   map[*replica][]wire.Range{},

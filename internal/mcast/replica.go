@@ -18,6 +18,9 @@ const (
 	// fruitless is after how many answered requests that brought no data a server is passed over for suspendTime.
 	fruitless   = 4
 	suspendTime = 5 * time.Second
+	// maxMute is how many requests in a row a server may leave unanswered, although datagrams of its own are heard, before it is passed over
+	// for suspendTime: these may be forged, an answer cannot.
+	maxMute = 8
 	// maxBarren is how often a server that answers may bring nothing of a block before the next one is asked for it. Once may be
 	// a burst that was lost.
 	maxBarren = 2
@@ -39,24 +42,26 @@ type replica struct {
 	group  netip.AddrPort
 	nbd    uint16 // TCP port of its exports, 0 for none
 
-	stream       stream
-	bulkPosition        // of its bulk stream
-	outstanding  int    // bytes that it was asked for
-	watch        uint64 // number of the stream that the end of a burst, or a block that should have come by then, waits for
-	rtt          rtt
-	heard        time.Time // any datagram
-	fed          time.Time // a symbol
-	misses       int       // requests in a row that were not answered
-	suspect      bool      // it owed us blocks and was silent
-	barren       bool      // something of what was asked together brought nothing
-	fruitless    int       // requests in a row that were answered and brought nothing
-	suspended    time.Time // not asked until then
-	withdrawn    bool
-	rate         uint64
-	backlog      time.Duration
-	unanswered   []request
-	reportAt     time.Time // when to send a report if no request carries one
-	reported     uint64    // stream.received at the last one
+	bulkPosition // of its bulk stream
+
+	stream      stream
+	watch       uint64 // number of the stream that the end of a burst, or a block that should have come by then, waits for
+	rtt         rtt
+	heard       time.Time // any datagram
+	fed         time.Time // a symbol
+	outstanding int       // bytes that it was asked for
+	misses      int       // requests in a row that were not answered
+	mute        int       // requests in a row that were not answered although it was heard
+	suspect     bool      // it owed us blocks and was silent
+	barren      bool      // something of what was asked together brought nothing
+	fruitless   int       // requests in a row that were answered and brought nothing
+	suspended   time.Time // not asked until then
+	withdrawn   bool
+	rate        uint64
+	backlog     time.Duration
+	unanswered  []request
+	reportAt    time.Time // when to send a report if no request carries one
+	reported    uint64    // stream.received at the last one
 
 	blocks uint64 // that its symbols completed
 }

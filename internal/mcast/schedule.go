@@ -11,6 +11,13 @@ import (
 // 256 MiB of 64 KiB blocks, far beyond what a client's window asks for.
 const maxQueued = 4096
 
+// maxJobs bounds the blocks that all clients together have queued: 4 GiB of 64 KiB blocks. Beyond it a client can have fewQueued, so that
+// those who queue many do not keep the others from reading.
+const (
+	maxJobs   = 65536
+	fewQueued = 8
+)
+
 // jobState is where a job is on its way from a WANT to the wire.
 type jobState uint8
 

@@ -1,7 +1,6 @@
 package mcast
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -10,8 +9,11 @@ import (
 )
 
 const (
-	// maxPeers bounds the clients that a server keeps state for; further ones are served when others have left.
-	maxPeers = 16384
+	// maxPeers bounds the clients that a server keeps state for. A further one takes the place of one that has said nothing for quietAge,
+	// one each roomPeriod: it takes a millisecond where much is queued.
+	maxPeers   = 16384
+	quietAge   = time.Second
+	roomPeriod = 10 * time.Millisecond
 	// peerAge is how long a client is remembered after its last WANT.
 	peerAge = 15 * time.Second
 	// announcePeriod is the time between two ANNOUNCEs.
@@ -124,6 +126,8 @@ type Sender struct {
 
 	announceAt time.Time
 	sweepAt    time.Time
+	roomAt     time.Time // no client has been quiet for quietAge before
+	room       int       // jobs that may still be queued, while a WANT is taken in
 
 	packets  []Packet
 	loads    []Load
@@ -300,11 +304,15 @@ func (s *Sender) Tick(now time.Time) {
 func (s *Sender) forget(p *peer) {
 	for _, handle := range s.handles {
 		e := s.exports[handle]
-		for _, block := range slices.Sorted(maps.Keys(e.wanted)) {
-			j := e.wanted[block]
-			if j.state != jobQueued || !j.wanters.has(p.slot) {
-				continue
+		var blocks []uint32
+		for block, j := range e.wanted {
+			if j.state == jobQueued && j.wanters.has(p.slot) {
+				blocks = append(blocks, block)
 			}
+		}
+		slices.Sort(blocks) // the same order in every run
+		for _, block := range blocks {
+			j := e.wanted[block]
 			j.wanters.clear(p.slot)
 			if other := j.wanters.next(0); other >= 0 {
 				s.sched.enqueue(j, s.sched.peers[other]) // it may have stood in p's queue alone

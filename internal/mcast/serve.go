@@ -58,6 +58,7 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 	}
 	last := wire.Demand // class of what will be sent last
 	left := maxQueued   // blocks: no datagram keeps the server busy with more
+	s.room = maxJobs - s.jobs()
 	for _, r := range w.Ranges {
 		last = max(last, r.Priority)
 		n := min(int(r.Count), left)
@@ -86,7 +87,7 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 func (s *Sender) peer(now time.Time, from netip.AddrPort) *peer {
 	p := s.peers[from]
 	if p == nil {
-		if len(s.peers) >= maxPeers {
+		if len(s.peers) >= maxPeers && !s.makeRoom(now) {
 			return nil
 		}
 		p = &peer{addr: from, reports: map[uint16]*report{}}
@@ -95,6 +96,26 @@ func (s *Sender) peer(now time.Time, from netip.AddrPort) *peer {
 	}
 	p.heard = now
 	return p
+}
+
+// makeRoom forgets the client that has been silent longest, if that is a while. So one who has thousands of addresses keeps others out
+// only as long as he speaks from all of them.
+func (s *Sender) makeRoom(now time.Time) bool {
+	if now.Before(s.roomAt) {
+		return false
+	}
+	var quietest *peer
+	for _, p := range s.sched.peers {
+		if p != nil && (quietest == nil || p.heard.Before(quietest.heard)) {
+			quietest = p
+		}
+	}
+	if s.roomAt = quietest.heard.Add(quietAge); now.Before(s.roomAt) {
+		return false
+	}
+	s.forget(quietest)
+	s.roomAt = now.Add(roomPeriod)
+	return true
 }
 
 // hear takes in what a client reports of a stream.
@@ -135,15 +156,25 @@ func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wi
 		ack.Horizon = max(ack.Horizon, last.end)
 		return
 	}
-	if p.queued >= maxQueued {
+	if p.queued >= maxQueued || s.room <= 0 && p.queued >= fewQueued {
 		return
 	}
+	s.room--
 	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority}
 	j.widen(r.Need)
 	e.wanted[block] = j
 	e.queued[j.class] += j.symbolsLeft()
 	s.sched.enqueue(j, p)
 	ack.Queued++
+}
+
+// jobs is how many blocks are queued or on their way out.
+func (s *Sender) jobs() int {
+	n := 0
+	for _, e := range s.exports {
+		n += len(e.wanted)
+	}
+	return n
 }
 
 // merge adds p's request to a job that has not begun to be sent.

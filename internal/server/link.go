@@ -110,7 +110,7 @@ func (l *link) add(e *export) {
 		Offer: wire.Offer{
 			Handle: e.handle, Algorithm: image.AlgorithmBLAKE3, BlockLog: uint8(bits.TrailingZeros(uint(d.BlockSize))),
 			Size: uint64(d.Size), Revision: d.Revision, Created: d.Created.Unix(), Root: d.Root, Name: d.Name,
-			Group: dataGroup(l.server.cfg.Group, e.image.ID()),
+			Group: dataGroup(l.server.cfg.Group, e.image.ID()), Signature: e.image.Signature(),
 		},
 	})
 	l.kick()

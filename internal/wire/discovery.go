@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -81,10 +82,11 @@ type Offer struct {
 	Root      [32]byte
 	Group     netip.AddrPort // where its data is sent
 	Name      string
+	Signature []byte // of the image's descriptor, at most MaxSignature bytes; nil for none
 }
 
 // Size is what the offer takes in a Welcome, in bytes.
-func (o *Offer) wireSize() int { return offerFixed + len(o.Name) }
+func (o *Offer) wireSize() int { return offerFixed + len(o.Name) + len(o.Signature) }
 
 // SplitOffers cuts offers into runs that fit one Welcome each.
 func SplitOffers(offers []Offer) [][]Offer {
@@ -121,9 +123,11 @@ func (w *Welcome) Append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint64(b, o.Size)
 		b = appendUint48(b, o.Revision)
 		b = appendUint48(b, uint64(o.Created))
-		b = append(b, 0, 0, 0, 0)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(o.Signature)))
+		b = append(b, 0, 0)
 		b = append(b, o.Root[:]...)
 		b = append(b, o.Name...)
+		b = append(b, o.Signature...)
 	}
 	return b
 }
@@ -148,14 +152,18 @@ func ParseWelcome(b []byte) (Welcome, error) {
 	}
 	b = b[welcomeFixed:]
 	for range count {
-		if len(b) < offerFixed || len(b) < offerFixed+int(b[4]) {
+		if len(b) < offerFixed {
 			return Welcome{}, fmt.Errorf("welcome: %w", ErrLength)
 		}
-		name := int(b[4])
-		if name > MaxName {
-			return Welcome{}, fmt.Errorf("welcome: name of %d bytes: %w", name, ErrValue)
+		name, signature := int(b[4]), int(binary.BigEndian.Uint16(b[44:]))
+		if name > MaxName || signature > MaxSignature {
+			return Welcome{}, fmt.Errorf("welcome: name of %d bytes, signature of %d: %w", name, signature, ErrValue)
 		}
-		w.Offers = append(w.Offers, Offer{
+		named := offerFixed + name
+		if len(b) < named+signature {
+			return Welcome{}, fmt.Errorf("welcome: %w", ErrLength)
+		}
+		o := Offer{
 			Handle:    binary.BigEndian.Uint16(b),
 			Algorithm: b[2],
 			BlockLog:  b[3],
@@ -164,9 +172,13 @@ func ParseWelcome(b []byte) (Welcome, error) {
 			Revision:  uint48(b[32:]),
 			Created:   int64(uint48(b[38:])),
 			Root:      [32]byte(b[48:80]),
-			Name:      string(b[offerFixed : offerFixed+name]),
-		})
-		b = b[offerFixed+name:]
+			Name:      string(b[offerFixed:named]),
+		}
+		if signature > 0 {
+			o.Signature = bytes.Clone(b[named : named+signature])
+		}
+		w.Offers = append(w.Offers, o)
+		b = b[named+signature:]
 	}
 	return w, nil
 }

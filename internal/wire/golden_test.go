@@ -102,14 +102,17 @@ var golden = []row{
 					Handle: 5, Algorithm: 1, BlockLog: 16, Size: 1 << 30, Revision: 7, Created: 1_700_000_000,
 					Root: [32]byte{0: 0x11, 31: 0x22}, Group: netip.MustParseAddrPort("239.1.2.3:10810"), Name: "usr",
 				},
-				{Handle: 6, Algorithm: 1, BlockLog: 12, Size: 1, Group: netip.MustParseAddrPort("[ff02::d]:10810"), Name: "a"},
+				{
+					Handle: 6, Algorithm: 1, BlockLog: 12, Size: 1, Group: netip.MustParseAddrPort("[ff02::d]:10810"), Name: "a",
+					Signature: []byte("signed"),
+				},
 			},
 		},
 		bytes: "444e 01 02  0003 01 02 00000004 0000000000000001 0000000000000002 2a39 02 00" +
 			"0005 01 10 03 00 2a3a 00000000000000000000ffffef010203 0000000040000000 000000000007 00006553f100 00000000" +
 			"11" + strings.Repeat("00", 30) + "22 757372" +
-			"0006 01 0c 01 00 2a3a ff02000000000000000000000000000d 0000000000000001 000000000000 000000000000 00000000" +
-			strings.Repeat("00", 32) + "61",
+			"0006 01 0c 01 00 2a3a ff02000000000000000000000000000d 0000000000000001 000000000000 000000000000 00060000" +
+			strings.Repeat("00", 32) + "61 7369676e6564",
 	},
 	{
 		name: "announce", typ: TypeAnnounce,

@@ -38,8 +38,9 @@ const (
 const (
 	prefixSize = 4
 
-	HelloSize      = 192 // fixed, padded, so that the answer to an unproven address is never larger
-	MaxName        = 128 // of an image
+	HelloSize      = 192  // fixed, padded, so that the answer to an unproven address is never larger
+	MaxName        = 128  // of an image
+	MaxSignature   = 1024 // of an image's descriptor: an offer with it fits a datagram
 	welcomeFixed   = 32
 	offerFixed     = 80
 	announceFixed  = 32
