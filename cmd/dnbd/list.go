@@ -61,7 +61,7 @@ func listCommand() *cobra.Command {
 				err = writeList(cmd.OutOrStdout(), n, d)
 			}
 			if err == nil && len(d.Found) == 0 {
-				err = fmt.Errorf("no image is offered in %v: %s", n, heard(d))
+				err = fmt.Errorf("no image is offered in %v: %s", n, heard(n, d))
 			}
 			return err
 		},

@@ -59,6 +59,8 @@ func serveCommand() *cobra.Command {
 				return usagef("name the files or block devices to serve")
 			case cmd.Flags().Changed("id") && o.id == 0:
 				return usagef("--id 0: ids count from 1; leave it out to have a free one chosen")
+			case o.group == noGroup && o.key != "":
+				return usagef("--group-key and --group none contradict each other: over NBD it is TLS that keeps strangers out")
 			case o.threads < 0:
 				return usagef("--threads %d: it is a number from 1, or 0 for as many as fit the machine", o.threads)
 			}
@@ -117,7 +119,7 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 		if err != nil {
 			return err
 		}
-		cfg.Interfaces = n.Interfaces
+		cfg.Interfaces, cfg.Keys = n.Interfaces, n.Keys
 	}
 	var status net.Listener
 	if o.status != "" {

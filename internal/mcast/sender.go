@@ -37,6 +37,7 @@ type SenderConfig struct {
 	Secret     [32]byte       // random, for cookies
 	Group      netip.AddrPort // of discovery
 	MaxPayload int            // bytes of UDP payload that fit the path's MTU, at least 1200
+	Overhead   int            // bytes that the owner adds to each datagram, beside these
 	Rate       uint64         // bits a second on the wire, 0 to follow the receivers' reports
 	NBD        uint16         // TCP port of the NBD exports, 0 for none
 	Coder      *Coder
@@ -158,6 +159,7 @@ func NewSender(cfg SenderConfig) *Sender {
 		exports: map[uint16]*export{},
 		peers:   map[netip.AddrPort]*peer{},
 		pace:    newPacer(cfg.Rate),
+		burst:   Burst{overhead: cfg.Overhead},
 	}
 }
 

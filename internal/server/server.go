@@ -16,6 +16,7 @@ import (
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/udp"
 	"github.com/dnbd/dnbd/internal/wire"
 	"github.com/dnbd/dnbd/nbd"
@@ -32,9 +33,10 @@ const (
 type Config struct {
 	Group      netip.AddrPort // of discovery; data groups are derived from it; invalid for none
 	Interfaces []udp.Interface
-	ID         uint16 // of this server, unique in the group; 0 to choose one that is free
-	Rate       uint64 // bits a second on each interface, 0 to follow the receivers' reports
-	Threads    int    // readers of blocks; 0 for as many as there are processors, at least 4
+	ID         uint16     // of this server, unique in the group; 0 to choose one that is free
+	Rate       uint64     // bits a second on each interface, 0 to follow the receivers' reports
+	Threads    int        // readers of blocks; 0 for as many as there are processors, at least 4
+	Keys       *seal.Ring // of the group; nil for none
 	Log        *slog.Logger
 	// Rehash makes an image anew that changed under the server. Nil leaves it withdrawn.
 	Rehash func(ctx context.Context, path string) (*image.Image, error)
@@ -267,6 +269,7 @@ func (s *Server) watch(ctx context.Context) {
 			return
 		case <-s.changed:
 		case <-tick.C:
+			s.cfg.Keys.Refresh(s.cfg.Log)
 		}
 		for _, e := range s.snapshot() {
 			if stale, err := e.image.Stale(); err != nil {

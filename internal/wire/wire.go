@@ -32,6 +32,9 @@ const (
 	TypeData     Type = 5 // server to data group: one symbol of a block
 	TypeAck      Type = 6 // server to client: your WANT arrived, and when to expect its blocks
 	TypeDeny     Type = 7 // server to client: no, because
+
+	TypeSealedServer Type = 8 // any of them that a server sent, sealed with the group's key; see package seal
+	TypeSealedClient Type = 9 // any of them that a client sent
 )
 
 // Sizes in bytes.
