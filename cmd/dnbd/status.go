@@ -171,7 +171,7 @@ func writeServer(b *strings.Builder, st control.Status) {
 	for _, m := range st.Server.Images {
 		withdrawn := ""
 		if m.Withdrawn {
-			withdrawn = " (withdrawn: the file has changed)"
+			withdrawn = " (withdrawn)"
 		}
 		fmt.Fprintf(b, "  image     %s revision %d, %s, id %s, from %s%s\n", m.Name, m.Revision, size.Format(m.Size), m.ID, m.File,
 			withdrawn)

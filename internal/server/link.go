@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -40,7 +41,8 @@ type link struct {
 	group   *udp.Conn // questions to the group
 	data    *udp.Conn // DATA out
 	wake    chan struct{}
-	opener  *seal.Opener // of what clients send
+	drained chan struct{} // closed when nothing is left to be sent
+	opener  *seal.Opener  // of what clients send
 
 	// What seals control datagrams, and DATA: they go two ways, and one would overtake the other.
 	sealer, dataSealer *seal.Sealer
@@ -53,7 +55,7 @@ type link struct {
 func (s *Server) listen(i udp.Interface) (*link, error) {
 	o := udp.OptionsFromEnv()
 	o.Log = s.cfg.Log
-	l := &link{iface: i, server: s, log: s.cfg.Log.With("interface", i.Name), wake: make(chan struct{}, 1)}
+	l := &link{iface: i, server: s, log: s.cfg.Log.With("interface", i.Name), wake: make(chan struct{}, 1), drained: make(chan struct{})}
 	l.opener, l.sealer, l.dataSealer = s.cfg.Keys.NewOpener(seal.Client), s.cfg.Keys.NewSealer(seal.Server), s.cfg.Keys.NewSealer(seal.Server)
 	var err error
 	if l.control, err = udp.ListenUnicast(i, s.cfg.Group.Port(), o); err != nil {
@@ -162,8 +164,13 @@ func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 			continue
 		}
 		now := time.Now()
+		var commands []mcast.Packet
 		l.mu.Lock()
 		for _, b := range opened {
+			if t, _ := wire.TypeOf(b); t == wire.TypeCommand {
+				commands = append(commands, mcast.Packet{To: m.From, Data: bytes.Clone(b)}) // done without the lock, below
+				continue
+			}
 			l.sender.Input(now, m.From, b)
 		}
 		packets, loads := l.sender.Packets(), l.sender.Loads()
@@ -171,6 +178,9 @@ func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 		l.send(l.sealer, packets)
 		l.server.loader.queue(ctx, l, loads)
 		l.kick()
+		for _, c := range commands {
+			l.command(c.To, c.Data)
+		}
 	}
 }
 
@@ -189,6 +199,7 @@ func (l *link) pump(ctx context.Context) {
 	defer timer.Stop()
 	var train udp.Segments
 	sealed := make([]byte, 0, udp.MessageSize) // more than the datagrams of a burst take
+	drained := sync.OnceFunc(func() { close(l.drained) })
 	for ctx.Err() == nil {
 		now := time.Now()
 		l.mu.Lock()
@@ -198,6 +209,9 @@ func (l *link) pump(ctx context.Context) {
 		var next time.Time
 		if burst == nil {
 			next = l.sender.Next(now)
+			if l.sender.Drained() {
+				drained()
+			}
 		}
 		l.mu.Unlock()
 
@@ -246,6 +260,14 @@ func (l *link) load(load mcast.Load) {
 	l.mu.Lock()
 	l.sender.Loaded(load, buf[:n], err)
 	l.mu.Unlock()
+	l.kick()
+}
+
+// drain makes the link take no more requests.
+func (l *link) drain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sender.Drain()
 	l.kick()
 }
 

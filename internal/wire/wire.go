@@ -35,6 +35,9 @@ const (
 
 	TypeSealedServer Type = 8 // any of them that a server sent, sealed with the group's key; see package seal
 	TypeSealedClient Type = 9 // any of them that a client sent
+
+	TypeCommand Type = 10 // operator to server: do this
+	TypeAnswer  Type = 11 // server to operator: done
 )
 
 // Sizes in bytes.
