@@ -137,6 +137,10 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	if cfg.NBD, err = o.exportFlags.open(ctx, log); err != nil {
 		return err
 	}
+	if cfg.Keys != nil && len(cfg.NBD.Listeners) > 0 && cfg.NBD.TLS == nil {
+		log.Warn("NBD clients are served without encryption, whoever may connect: --tls required with --tls-ca keeps strangers out there")
+		cfg.NBD.Port = 0 // clients of the group are not to read there what is sealed elsewhere
+	}
 	unused := cfg.NBD
 	defer func() { unused.Close() }()
 

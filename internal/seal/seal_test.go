@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -90,6 +92,21 @@ func TestGoldenBytes(t *testing.T) {
 	}
 	if got := r.Blind([32]byte{1}); hex.EncodeToString(got[:4]) != goldenBlind {
 		t.Errorf("blind id %x, want %s…", got, goldenBlind)
+	}
+}
+
+func TestTheDocumentedExampleIsWhatIsSent(t *testing.T) {
+	const doc = "../../docs/protocol.md"
+	text, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	for at, line := range strings.Split(strings.TrimSpace(goldenServer), "\n") {
+		fmt.Fprintf(&want, "%04x  %s\n", 16*at, strings.TrimSpace(line))
+	}
+	if !strings.Contains(string(text), "sealed\n"+want.String()+"```\n") {
+		t.Errorf("%s does not have\n%s", doc, want.String())
 	}
 }
 
