@@ -290,3 +290,19 @@ func TestKeysChangeWhileImagesAreRead(t *testing.T) {
 	p.signal(15)
 	p.fail(1)
 }
+
+// TestAServerWithAKeyDoesNotSendClientsToNBDInTheClear: what is sealed in the group would be read there by whoever listens.
+func TestAServerWithAKeyDoesNotSendClientsToNBDInTheClear(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, lab.Options{Clients: 1})
+	if err := r.lab.Deafen("c1"); err != nil {
+		t.Fatal(err)
+	}
+	image, key := film(t, mib), r.groupKey("key")
+	s := r.serve("s1", "--nbd", ":10809", "--group-key", key, image)
+	s.await(s.err, "NBD clients are served without encryption")
+	p := r.dnbd("c1", "copy", "--group-key", key, "film1024", "null:")
+	p.await(p.err, "it has no NBD port that could be read from")
+	p.signal(15)
+	p.fail(1)
+}

@@ -32,8 +32,8 @@ func serverCommand() *cobra.Command {
 		Long: "Tell a server of a group what to do, from any machine that has the group's key. PORT is that of the server's requests,\n" +
 			strconv.Itoa(wire.Port) + " unless the server says another. Without --group-key servers take no commands.\n\n" +
 			"status    shows what the server serves, and to how many\n" +
-			"reload    has it read its keys and look at its images' files again, as SIGHUP does: where a file was replaced by another,\n" +
-			"          that is offered instead; what was withdrawn is offered again\n" +
+			"reload    has it read its keys and look at its images' files again, as SIGHUP does: a file that was put in the place\n" +
+			"          of another is offered instead, and what was withdrawn is offered again\n" +
 			"drain     has it send what is asked of it already, and end; clients go on from other servers at once\n" +
 			"withdraw  has it no longer offer the image NAME, or NAME@REVISION; clients go on from other servers that have it",
 		Example: "  dnbd server --group-key /etc/dnbd/group.key 10.0.0.2 status\n  dnbd server --group-key /etc/dnbd/group.key 10.0.0.2 withdraw debian-12@3",
