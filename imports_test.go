@@ -33,7 +33,7 @@ var layers = []layer{
 		"it is of use alone, and imports nothing of this project",
 	},
 	{
-		[]string{"image", "internal/cache"},
+		[]string{"image", "internal/cache", "internal/seal"},
 		"it is bytes, hashes and files, and knows of no network",
 	},
 	{

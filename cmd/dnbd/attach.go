@@ -129,7 +129,7 @@ func (o *attachOptions) check(cmd *cobra.Command) error {
 	if !slices.Contains(names, o.driver) {
 		return usagef("--driver %s: there are %s", o.driver, strings.Join(names, ", "))
 	}
-	for _, path := range []*string{&o.device, &o.cache, &o.cow, &o.socket} {
+	for _, path := range []*string{&o.device, &o.key, &o.cache, &o.cow, &o.socket} {
 		if *path == "" || path == &o.cow && o.cow == cowMemory {
 			continue
 		}

@@ -244,7 +244,7 @@ func (a *attachment) status() control.Status {
 		},
 		Traffic: control.Traffic{
 			Read: s.Read, Errors: s.Errors, Wanted: s.Network.Asked, Overheard: s.Network.Overheard, Repaired: s.Network.Repaired,
-			Duplicates: s.Network.Duplicates, Fetched: s.Fetched, Refused: s.Refused, Drops: s.Drops,
+			Duplicates: s.Network.Duplicates, Fetched: s.Fetched, Refused: s.Refused, Drops: s.Drops, Unopened: control.Seals(s.Unopened),
 		},
 		Replicas: []control.Replica{},
 	}
@@ -259,7 +259,7 @@ func (a *attachment) status() control.Status {
 	}
 	return control.Status{
 		Version: version, Started: a.started.UTC(), Group: a.network.Group.String(),
-		Interfaces: interfaceNames(a.network.Interfaces), Log: a.logFile, Attachment: st,
+		Interfaces: interfaceNames(a.network.Interfaces), Keys: a.network.Keys.Names(), Log: a.logFile, Attachment: st,
 	}
 }
 

@@ -146,7 +146,7 @@ func listenTo(notes io.Reader, w io.Writer) (ready, error) {
 // args is the command line of the process in the background.
 func (o *attachOptions) args() []string {
 	args := []string{"attach", "--report", "--driver=" + o.driver}
-	for flag, value := range map[string]string{"iface": o.iface, "cache": o.cache, "cow": o.cow, "socket": o.socket} {
+	for flag, value := range map[string]string{"iface": o.iface, "group-key": o.key, "cache": o.cache, "cow": o.cow, "socket": o.socket} {
 		if value != "" {
 			args = append(args, "--"+flag+"="+value)
 		}

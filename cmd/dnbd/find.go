@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dnbd/dnbd/image"
@@ -58,7 +59,7 @@ func find(ctx context.Context, n client.Network, t target.Target, p *trust.Polic
 			return now.Sub(answered) >= otherTime
 		}
 		if wait.due(now) {
-			n.Log.Warn(fmt.Sprintf("waiting for %s in %v: %s", t.What(), n, heard(d)), "for", wait.since(now))
+			n.Log.Warn(fmt.Sprintf("waiting for %s in %v: %s", t.What(), n, heard(n, d)), "for", wait.since(now))
 		}
 		return false
 	})
@@ -81,8 +82,17 @@ func find(ctx context.Context, n client.Network, t target.Target, p *trust.Polic
 }
 
 // heard says in words what was heard of a group that offers nothing, and what to look at.
-func heard(d client.Discovery) string {
-	if len(d.Servers) == 0 {
+func heard(n client.Network, d client.Discovery) string {
+	switch {
+	case len(d.Servers) > 0:
+	case d.Unopened.Foreign > 0 && n.Keys == nil:
+		return "heard sealed datagrams: this group has a key; name the file that holds it with --group-key"
+	case d.Unopened.Foreign > 0:
+		return fmt.Sprintf("heard sealed datagrams that this key does not open; here is %s: compare what 'dnbd key list' "+
+			"says of the server's file", strings.Join(n.Keys.Names(), ", "))
+	case d.Unopened.Plain > 0:
+		return "heard datagrams that are not sealed, which are not listened to; check that the servers have --group-key"
+	default:
 		return fmt.Sprintf("nothing was heard; check that a server runs in this group, that --iface names the right network, that "+
 			"the switches pass multicast (IGMP snooping needs a querier), and that no firewall stops UDP port %d", wire.Port)
 	}

@@ -77,7 +77,7 @@ func listCommand() *cobra.Command {
 				return fmt.Errorf("no image is offered in %v that a trusted key signed", n)
 			}
 			if err == nil && len(d.Found) == 0 {
-				err = fmt.Errorf("no image is offered in %v: %s", n, heard(d))
+				err = fmt.Errorf("no image is offered in %v: %s", n, heard(n, d))
 			}
 			return err
 		},

@@ -173,11 +173,11 @@ func (c *Client) keep(block uint32) bool {
 }
 
 // input takes in what one socket heard.
-func (c *Client) input(conn *udp.Conn, m *udp.Message) {
+func (c *Client) input(conn *udp.Conn, m *udp.Message, datagrams [][]byte) {
 	now := time.Now()
 	c.mu.Lock()
 	control := false
-	for b := range m.Segments() {
+	for _, b := range datagrams {
 		c.rx.Input(now, m.From, b)
 		control = control || len(b) > 3 && wire.Type(b[3]) != wire.TypeData
 	}

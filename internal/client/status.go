@@ -8,6 +8,7 @@ import (
 
 	"github.com/dnbd/dnbd/internal/cache"
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 )
 
 // Stats is what a client did and heard so far. Bytes are bytes of blocks, without headers.
@@ -17,6 +18,7 @@ type Stats struct {
 	Waiting  int    // blocks that readers wait for
 	Refused  uint64 // blocks that did not match the image's tree
 	Drops    uint64 // datagrams that the kernel dropped for want of buffer
+	Unopened seal.Stats
 	OverNBD  bool   // blocks are read over NBD now, because group data does not arrive
 	Fetched  uint64 // bytes that were read over NBD so far
 	Network  mcast.ReceiverStats
@@ -28,7 +30,7 @@ type Stats struct {
 func (c *Client) Stats() Stats {
 	s := Stats{
 		Read: c.asked.Load(), Errors: c.errors.Load(), Refused: c.refused.Load(),
-		Fetched: c.fetched.Load(), Drops: c.sockets.drops(), Cache: c.cache.Load().Stats(),
+		Fetched: c.fetched.Load(), Drops: c.sockets.drops(), Unopened: c.sockets.opener.Stats(), Cache: c.cache.Load().Stats(),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -58,7 +60,7 @@ func (c *Client) watch() {
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
 	var said, moved, rejoined time.Time
-	var symbols uint64
+	var symbols, foreign uint64
 	for {
 		var now time.Time
 		select {
@@ -66,12 +68,17 @@ func (c *Client) watch() {
 			return
 		case now = <-tick.C:
 		}
+		c.cfg.Network.Keys.Refresh(c.cfg.Log)
 		c.mu.Lock()
 		waiting := len(c.readers) > 0 || c.copying != nil
 		since, over := c.since, c.overNBD
 		servers := c.rx.Replicas(now)
 		heard := c.rx.Stats().Symbols
 		c.mu.Unlock()
+		sealed := c.sockets.opener.Stats().Foreign
+		if !waiting {
+			foreign = sealed
+		}
 		if heard != symbols || !waiting && !over {
 			symbols, moved, rejoined = heard, now, time.Time{}
 		}
@@ -91,13 +98,17 @@ func (c *Client) watch() {
 		case said.IsZero() || now.Sub(said) >= reminder:
 			said = now
 			c.cfg.Log.Warn("waiting for "+c.cfg.Descriptor.Name, "for", now.Sub(since).Round(time.Second),
-				"network", c.cfg.Network.String(), "why", diagnose(servers, now.Sub(moved) >= rejoinFirst))
+				"network", c.cfg.Network.String(), "why", diagnose(servers, now.Sub(moved) >= rejoinFirst, sealed > foreign))
 		}
 	}
 }
 
-// diagnose says in words what was heard and what was not; deaf is that no data arrives at all.
-func diagnose(servers []mcast.Replica, deaf bool) string {
+// diagnose says in words what was heard and what was not; deaf is that no data arrives at all, foreign that something came which our
+// key does not open.
+func diagnose(servers []mcast.Replica, deaf, foreign bool) string {
+	if foreign {
+		return diagnose(servers, deaf, false) + "; heard sealed datagrams that this group key does not open"
+	}
 	if len(servers) == 0 {
 		return "no server that has the image answers"
 	}

@@ -39,6 +39,7 @@ type SenderConfig struct {
 	Secret     [32]byte       // random, for cookies
 	Group      netip.AddrPort // of discovery
 	MaxPayload int            // bytes of UDP payload that fit the path's MTU, at least 1200
+	Overhead   int            // bytes that the owner adds to each datagram, beside these
 	Rate       uint64         // bits a second on the wire, 0 to follow the receivers' reports
 	NBD        uint16         // TCP port of the NBD exports, 0 for none
 	Coder      *Coder
@@ -123,6 +124,7 @@ type Sender struct {
 	ahead, aheadBytes int // jobs loading or ready
 	ready             [wire.Classes][]*job
 	sending           *job
+	draining          bool
 
 	announceAt time.Time
 	sweepAt    time.Time
@@ -162,6 +164,7 @@ func NewSender(cfg SenderConfig) *Sender {
 		exports: map[uint16]*export{},
 		peers:   map[netip.AddrPort]*peer{},
 		pace:    newPacer(cfg.Rate),
+		burst:   Burst{overhead: cfg.Overhead},
 	}
 }
 
@@ -193,6 +196,30 @@ func (s *Sender) SetState(handle uint16, state wire.ImageState) {
 			}
 		}
 	}
+}
+
+// Drain makes the Sender send what is queued and take in nothing more: what clients ask for from now on they are sent to others for.
+func (s *Sender) Drain() {
+	s.draining = true
+	s.announceAt = time.Time{}
+}
+
+// Drained says whether everything has been sent that was queued before Drain.
+func (s *Sender) Drained() bool {
+	for _, e := range s.exports {
+		if len(e.wanted) > 0 {
+			return false
+		}
+	}
+	return s.draining
+}
+
+// stateOf is what clients are told of an image.
+func (s *Sender) stateOf(e *export) wire.ImageState {
+	if s.draining {
+		return wire.ImageWithdrawn
+	}
+	return e.state
 }
 
 // Stats returns the counts so far.
@@ -258,7 +285,7 @@ func (s *Sender) hello(from netip.AddrPort, b []byte) {
 	}
 	var offers []wire.Offer
 	for _, handle := range s.handles {
-		if e := s.exports[handle]; e.state == wire.ImageServed && asksFor(&h, &e.Export) {
+		if e := s.exports[handle]; s.stateOf(e) == wire.ImageServed && asksFor(&h, &e.Export) {
 			offers = append(offers, e.Offer)
 		}
 	}
@@ -346,7 +373,7 @@ func (s *Sender) announce(leaving bool) {
 		a.Images = a.Images[:0]
 		for _, handle := range s.handles[i:min(i+wire.MaxAnnounced, len(s.handles))] {
 			e := s.exports[handle]
-			a.Images = append(a.Images, wire.AnnouncedImage{Handle: handle, State: e.state, Tag: tag(e.ID)})
+			a.Images = append(a.Images, wire.AnnouncedImage{Handle: handle, State: s.stateOf(e), Tag: tag(e.ID)})
 		}
 		s.send(s.cfg.Group, a.Append(nil))
 	}

@@ -34,7 +34,7 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 	case e == nil:
 		deny(wire.DenyImage)
 		return
-	case e.state == wire.ImageWithdrawn:
+	case s.stateOf(e) == wire.ImageWithdrawn:
 		deny(wire.DenyWithdrawn)
 		return
 	}

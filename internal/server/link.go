@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -16,6 +17,7 @@ import (
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/udp"
 	"github.com/dnbd/dnbd/internal/wire"
 )
@@ -39,6 +41,11 @@ type link struct {
 	group   *udp.Conn // questions to the group
 	data    *udp.Conn // DATA out
 	wake    chan struct{}
+	drained chan struct{} // closed when nothing is left to be sent
+	opener  *seal.Opener  // of what clients send
+
+	// What seals control datagrams, and DATA: they go two ways, and one would overtake the other.
+	sealer, dataSealer *seal.Sealer
 
 	mu     sync.Mutex // guards sender; nothing blocks while it is held
 	sender *mcast.Sender
@@ -48,7 +55,8 @@ type link struct {
 func (s *Server) listen(i udp.Interface) (*link, error) {
 	o := udp.OptionsFromEnv()
 	o.Log = s.cfg.Log
-	l := &link{iface: i, server: s, log: s.cfg.Log.With("interface", i.Name), wake: make(chan struct{}, 1)}
+	l := &link{iface: i, server: s, log: s.cfg.Log.With("interface", i.Name), wake: make(chan struct{}, 1), drained: make(chan struct{})}
+	l.opener, l.sealer, l.dataSealer = s.cfg.Keys.NewOpener(seal.Client), s.cfg.Keys.NewSealer(seal.Server), s.cfg.Keys.NewSealer(seal.Server)
 	var err error
 	if l.control, err = udp.ListenUnicast(i, s.cfg.Group.Port(), o); err != nil {
 		why := err
@@ -92,7 +100,8 @@ func (l *link) start() {
 		Secret:     secret,
 		Group:      l.server.cfg.Group,
 		NBD:        l.server.cfg.NBD.Port,
-		MaxPayload: min(l.iface.MTU-overhead, maxPayload),
+		MaxPayload: min(l.iface.MTU-overhead, maxPayload) - l.dataSealer.Overhead(),
+		Overhead:   l.dataSealer.Overhead(),
 		Rate:       l.server.cfg.Rate,
 		Coder:      l.server.coder,
 		Release:    l.server.loader.release,
@@ -110,7 +119,8 @@ func (l *link) add(e *export) {
 		Offer: wire.Offer{
 			Handle: e.handle, Algorithm: image.AlgorithmBLAKE3, BlockLog: uint8(bits.TrailingZeros(uint(d.BlockSize))),
 			Size: uint64(d.Size), Revision: d.Revision, Created: d.Created.Unix(), Root: d.Root, Name: d.Name,
-			Group: dataGroup(l.server.cfg.Group, e.image.ID()), Signature: e.image.Signature(),
+			Group:     dataGroup(l.server.cfg.Group, l.server.cfg.Keys.Blind(e.image.ID())),
+			Signature: e.image.Signature(),
 		},
 	})
 	l.kick()
@@ -143,6 +153,7 @@ func (l *link) kick() {
 // hear takes in what arrives at one of the sockets until it is closed.
 func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 	m := udp.NewMessage()
+	var opened [][]byte
 	for {
 		if err := conn.Read(m); err != nil {
 			if !errors.Is(err, net.ErrClosed) {
@@ -150,23 +161,34 @@ func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 			}
 			return
 		}
+		if opened = l.opener.Open(opened[:0], m.Segments()); len(opened) == 0 {
+			continue
+		}
 		now := time.Now()
+		var commands []mcast.Packet
 		l.mu.Lock()
-		for b := range m.Segments() {
+		for _, b := range opened {
+			if t, _ := wire.TypeOf(b); t == wire.TypeCommand {
+				commands = append(commands, mcast.Packet{To: m.From, Data: bytes.Clone(b)}) // done without the lock, below
+				continue
+			}
 			l.sender.Input(now, m.From, b)
 		}
 		packets, loads := l.sender.Packets(), l.sender.Loads()
 		l.mu.Unlock()
-		l.send(packets)
+		l.send(l.sealer, packets)
 		l.server.loader.queue(ctx, l, loads)
 		l.kick()
+		for _, c := range commands {
+			l.command(c.To, c.Data)
+		}
 	}
 }
 
 // send sends control datagrams. One that finds no room is lost, as the network may lose any; its receiver asks again.
-func (l *link) send(packets []mcast.Packet) {
+func (l *link) send(s *seal.Sealer, packets []mcast.Packet) {
 	for _, p := range packets {
-		if err := l.control.Send(p.To, p.Data); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := l.control.Send(p.To, s.Control(p.Data)); err != nil && !errors.Is(err, net.ErrClosed) {
 			l.log.Debug("send", "to", p.To, "error", err)
 		}
 	}
@@ -177,6 +199,8 @@ func (l *link) pump(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var train udp.Segments
+	sealed := make([]byte, 0, udp.MessageSize) // more than the datagrams of a burst take
+	drained := sync.OnceFunc(func() { close(l.drained) })
 	for ctx.Err() == nil {
 		now := time.Now()
 		l.mu.Lock()
@@ -186,15 +210,25 @@ func (l *link) pump(ctx context.Context) {
 		var next time.Time
 		if burst == nil {
 			next = l.sender.Next(now)
+			if l.sender.Drained() {
+				drained()
+			}
 		}
 		l.mu.Unlock()
 
-		l.send(packets)
+		l.send(l.sealer, packets)
 		l.server.loader.queue(ctx, l, loads)
 		if burst != nil {
 			train.Reset()
-			for i := range burst.Headers {
-				train.Add(burst.Headers[i], burst.Payloads[i])
+			sealed = sealed[:0]
+			for i, header := range burst.Headers {
+				if l.dataSealer == nil {
+					train.Add(header, burst.Payloads[i])
+					continue
+				}
+				from := len(sealed)
+				sealed = l.dataSealer.Seal(sealed, header, burst.Payloads[i])
+				train.Add(nil, sealed[from:])
 			}
 			if err := l.data.SendSegments(burst.To, &train); err != nil && ctx.Err() == nil {
 				l.log.Warn("send data", "to", burst.To, "error", err)
@@ -230,13 +264,21 @@ func (l *link) load(load mcast.Load) {
 	l.kick()
 }
 
+// drain makes the link take no more requests.
+func (l *link) drain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sender.Drain()
+	l.kick()
+}
+
 // leave tells the group that the server stops.
 func (l *link) leave() {
 	l.mu.Lock()
 	l.sender.Leave()
 	packets := l.sender.Packets()
 	l.mu.Unlock()
-	l.send(packets)
+	l.send(l.sealer, packets)
 }
 
 func (l *link) close() {
@@ -253,6 +295,7 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 	rand.Read(nonce[:])
 	f := mcast.NewFinder(time.Now(), l.server.cfg.Group, wire.Hello{Nonce: binary.BigEndian.Uint64(nonce[:])})
 	end := time.Now().Add(d)
+	sealer, opener := l.server.cfg.Keys.NewSealer(seal.Client), l.server.cfg.Keys.NewOpener(seal.Server)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, conn := range []*udp.Conn{l.control, l.group} {
@@ -263,10 +306,10 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 			m := udp.NewMessage()
 			for conn.Read(m) == nil {
 				mu.Lock()
-				for b := range m.Segments() {
+				for _, b := range opener.Open(nil, m.Segments()) {
 					f.Input(time.Now(), m.From, b)
 				}
-				l.send(f.Packets())
+				l.send(sealer, f.Packets())
 				mu.Unlock()
 			}
 		})
@@ -274,7 +317,7 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 	for now := time.Now(); now.Before(end) && ctx.Err() == nil; now = time.Now() {
 		mu.Lock()
 		f.Step(now)
-		l.send(f.Packets())
+		l.send(sealer, f.Packets())
 		next := f.Next()
 		mu.Unlock()
 		if next.After(end) {
@@ -292,6 +335,9 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 		if err := conn.SetReadDeadline(time.Time{}); err != nil {
 			return nil, nil, fmt.Errorf("listen to the group: %w", err)
 		}
+	}
+	if st := opener.Stats(); st.Foreign+st.Plain > 0 {
+		l.log.Warn("another server of this group has another key, or only one of the two has a key: they will not share clients")
 	}
 	return f.Found(), f.Servers(), ctx.Err()
 }

@@ -97,6 +97,12 @@ func (s *Server) export() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.draining {
+		if err := s.nbd.SetExports(nil); err != nil {
+			s.cfg.Log.Error("export no more over NBD", "error", err)
+		}
+		return
+	}
 	list := slices.Clone(s.cfg.NBD.Exports)
 	for i, e := range s.exports {
 		newer := slices.ContainsFunc(s.exports[i+1:], func(other *export) bool { return other.nbd.Name == e.nbd.Name })

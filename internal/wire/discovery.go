@@ -264,3 +264,14 @@ func ParseAnnounce(b []byte) (Announce, error) {
 	}
 	return a, nil
 }
+
+// SealedSize is the length that a control datagram is to be padded to before it is sealed, so that it does not tell how many images
+// there are.
+func SealedSize(b []byte) int {
+	t, err := TypeOf(b)
+	// An answer without offers may go to an address that has not proved itself, and stays as small as the question.
+	if err == nil && (t == TypeAnnounce || t == TypeWelcome && len(b) > 7 && b[7] > 0) {
+		return MaxControlSize
+	}
+	return len(b)
+}

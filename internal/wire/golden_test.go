@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// codec is a message with its two functions, so that one table holds all seven.
+// codec is a message with its two functions, so that one table holds all of them.
 type codec struct {
 	append func(any) []byte
 	parse  func([]byte) (any, error)
@@ -51,6 +51,14 @@ var codecs = map[Type]codec{
 	TypeDeny: {
 		func(v any) []byte { d := v.(Deny); return d.Append(nil) },
 		func(b []byte) (any, error) { return ParseDeny(b) },
+	},
+	TypeCommand: {
+		func(v any) []byte { c := v.(Command); return c.Append(nil) },
+		func(b []byte) (any, error) { return ParseCommand(b) },
+	},
+	TypeAnswer: {
+		func(v any) []byte { a := v.(Answer); return a.Append(nil) },
+		func(b []byte) (any, error) { return ParseAnswer(b) },
 	},
 }
 
@@ -188,6 +196,21 @@ var golden = []row{
 		name: "deny", typ: TypeDeny,
 		value: Deny{Server: 3, Handle: 5, Epoch: 4, Time: 1_000_000, Reason: DenyCookie, Cookie: 0xc00c1e},
 		bytes: "444e 01 07  0003 0005 00000004 000f4240 01 000000 0000000000c00c1e 00000000",
+	},
+	{
+		name: "command", typ: TypeCommand,
+		value: Command{ID: 0x0102030405060708, Challenge: 0x1112131415161718, Verb: VerbWithdraw, Part: 1, Name: "usr"},
+		bytes: "444e 01 0a  0102030405060708 1112131415161718 04 03 0001 757372",
+	},
+	{
+		name: "challenge", typ: TypeAnswer,
+		value: Answer{ID: 0x0102030405060708, Challenge: 0x1112131415161718, Text: []byte{}},
+		bytes: "444e 01 0b  0102030405060708 1112131415161718 00 00 0000 0000 0000",
+	},
+	{
+		name: "answer", typ: TypeAnswer,
+		value: Answer{ID: 1, Challenge: 2, Outcome: OutcomeFailed, Part: 1, Parts: 2, Text: []byte("no such image")},
+		bytes: "444e 01 0b  0000000000000001 0000000000000002 03 00 0001 0002 000d 6e6f207375636820696d616765",
 	},
 }
 

@@ -98,6 +98,13 @@ func TestValuesOutOfRangeAreRefused(t *testing.T) {
 		{"want of no blocks", "want", 48 + 4, "0000", ErrValue},
 		{"data of 0 symbols with a payload", "data", 26, "0000", ErrLength},
 		{"data of 46 symbols without a payload", "tail mark", 26, "002e", ErrLength},
+		{"command of no verb", "command", 20, "00", ErrValue},
+		{"command of a fifth verb", "command", 20, "05", ErrValue},
+		{"command with a name longer than it", "command", 21, "04", ErrLength},
+		{"command with a name of 129 bytes", "command", 21, "81", ErrValue},
+		{"answer with a fifth outcome", "answer", 20, "04", ErrValue},
+		{"answer that is part 2 of 2, from 0", "answer", 22, "0002", ErrValue},
+		{"answer with more text than bytes", "answer", 26, "000e", ErrLength},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i := slices.IndexFunc(golden, func(r row) bool { return r.name == c.row })
@@ -151,7 +158,8 @@ func TestTheLargestControlDatagramsFit(t *testing.T) {
 	w := Want{Ranges: slices.Repeat([]Range{{Count: 1}}, MaxWantRanges)}
 	a := Announce{Images: make([]AnnouncedImage, MaxAnnounced)}
 	o := Welcome{Offers: []Offer{{Name: strings.Repeat("n", MaxName), Signature: make([]byte, MaxSignature)}}}
-	for _, b := range [][]byte{w.Append(nil), a.Append(nil), o.Append(nil)} {
+	answer := Answer{Parts: 1, Text: make([]byte, MaxAnswerText)}
+	for _, b := range [][]byte{w.Append(nil), a.Append(nil), o.Append(nil), answer.Append(nil)} {
 		if len(b) > MaxControlSize {
 			t.Errorf("type %d: %d bytes, %d at most", b[3], len(b), MaxControlSize)
 		}

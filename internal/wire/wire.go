@@ -32,6 +32,12 @@ const (
 	TypeData     Type = 5 // server to data group: one symbol of a block
 	TypeAck      Type = 6 // server to client: your WANT arrived, and when to expect its blocks
 	TypeDeny     Type = 7 // server to client: no, because
+
+	TypeSealedServer Type = 8 // any of them that a server sent, sealed with the group's key; see package seal
+	TypeSealedClient Type = 9 // any of them that a client sent
+
+	TypeCommand Type = 10 // operator to server: do this
+	TypeAnswer  Type = 11 // server to operator: done
 )
 
 // Sizes in bytes.
