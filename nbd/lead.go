@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"runtime"
 	"slices"
 	"time"
 )
@@ -53,10 +54,10 @@ type leadership struct {
 	servedSeen int        // served when look was called last
 }
 
-// close stops the timer.
-func (l *leadership) close() {
-	if l.watch != nil {
-		l.watch.Stop()
+// unwatch stops the timer. A look that is under way is the last.
+func (t *transmission) unwatch() {
+	if w := t.lead.watch; w != nil && w.Stop() {
+		t.count.busy.Add(-1)
 	}
 }
 
@@ -130,11 +131,11 @@ func (t *transmission) delegate(r *request) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := &t.lead
+	l.seq++
+	t.watchLocked()
 	switch quick := l.quick >= quickRun; {
-	case quick && r.small():
+	case quick && (r.small() || r.command == cmdRead && t.alone()):
 		l.busy = true
-		l.seq++
-		t.watchLocked()
 		return false
 	case quick && r.command == cmdRead && t.splicer != nil:
 		l.waiting = append(l.waiting, r)
@@ -143,6 +144,14 @@ func (t *transmission) delegate(r *request) bool {
 		t.startLocked(r)
 	}
 	return true
+}
+
+// alone says whether the leader had better serve large reads itself, and write what it has read from its processor's cache:
+// over TLS, which takes far longer than reading, and when as many connections are busy as there are processors, so that
+// nobody is free to help.
+func (t *transmission) alone() bool {
+	_, secure := t.conn.(*tlsConn)
+	return secure || t.splicer == nil && t.count.busy.Load() >= int64(runtime.NumCPU())
 }
 
 // startLocked has another goroutine serve r.
@@ -187,6 +196,7 @@ func (t *transmission) watchLocked() {
 		l.watch.Reset(watchFirst)
 	}
 	l.armed, l.tick = true, watchFirst
+	t.count.busy.Add(1)
 }
 
 // look replaces a leader that has been busy with one thing since the last look, and starts all large reads that wait if
@@ -213,6 +223,8 @@ func (t *transmission) look() {
 	l.seen, l.servedSeen = l.seq, l.served
 	if l.armed {
 		l.watch.Reset(l.tick)
+	} else {
+		t.count.busy.Add(-1)
 	}
 }
 
