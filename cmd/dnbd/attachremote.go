@@ -125,7 +125,7 @@ func (o *attachOptions) checkImage(cmd *cobra.Command) error {
 	if _, err := nbd.ParseURI(o.image); err != nil {
 		return usagef("%w", err)
 	}
-	for _, name := range []string{"group", "iface", "cache", "cache-size"} {
+	for _, name := range []string{"group", "iface", "cache", "cache-size", "wait"} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
 			return usagef("--%s is for images of a group, and %s is an export of an NBD server", name, o.image)
 		}
