@@ -22,6 +22,7 @@ import (
 	"github.com/dnbd/dnbd/internal/client"
 	"github.com/dnbd/dnbd/internal/control"
 	"github.com/dnbd/dnbd/internal/target"
+	"github.com/dnbd/dnbd/internal/trust"
 )
 
 // attachment is what serve serves.
@@ -59,21 +60,12 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 	if err != nil {
 		return err
 	}
-	look := ctx
-	if o.ioTimeout > 0 {
-		var cancel context.CancelFunc
-		look, cancel = context.WithTimeout(ctx, o.ioTimeout)
-		defer cancel()
-	}
 	policy, err := o.policy(t)
 	if err != nil {
 		return err
 	}
-	offer, err := find(look, a.network, t, policy)
+	offer, err := o.find(ctx, a.network, t, policy)
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("no server offered %s within --io-timeout %v in %v", t.What(), o.ioTimeout, a.network)
-		}
 		return err
 	}
 	a.cacheFile = o.cache
@@ -96,9 +88,9 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 		dev = a.overlay
 		defer func() { err = a.overlay.end(o.cow == cowMemory, err) }()
 	}
-	a.device, err = driver.Attach(ctx, dev, attach.Options{
-		Device: o.device, Resume: o.resume, Socket: o.socket, Name: offer.Descriptor.Name, ID: o.id(offer.Descriptor.ID().String()), Times: o.times(), Log: log,
-	})
+	a.device, err = o.take(attach.Options{
+		Device: o.device, Socket: o.socket, Name: offer.Descriptor.Name, ID: o.id(offer.Descriptor.ID().String()), Times: o.times(), Log: log,
+	}, func(options attach.Options) (attach.Attachment, error) { return driver.Attach(ctx, dev, options) })
 	if err != nil {
 		return err
 	}
@@ -111,6 +103,35 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 			Image: fmt.Sprintf("%s@%d", offer.Descriptor.Name, offer.Descriptor.Revision), Network: a.network.String(),
 		})
 	})
+}
+
+// find is find for as long as o says.
+func (o *attachOptions) find(ctx context.Context, n client.Network, t target.Target, p *trust.Policy) (target.Offer, error) {
+	limit, flag := o.ioTimeout, "--io-timeout"
+	if o.wait > 0 && (limit == 0 || o.wait < limit) {
+		limit, flag = o.wait, "--wait"
+	}
+	if limit == 0 {
+		return find(ctx, n, t, p)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	offer, err := find(ctx, n, t, p)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no server offered %s within %s %v in %v", t.What(), flag, limit, n)
+	}
+	return offer, err
+}
+
+// take takes a device over or attaches it, as o says.
+func (o *attachOptions) take(options attach.Options, do func(attach.Options) (attach.Attachment, error)) (attach.Attachment, error) {
+	options.Resume = o.resume || o.restart
+	a, err := do(options)
+	if o.restart && errors.Is(err, attach.ErrNothingLeft) {
+		options.Resume = false
+		a, err = do(options)
+	}
+	return a, err
 }
 
 // retryTime is the time between two tries to detach what is in use when the process was told to stop.

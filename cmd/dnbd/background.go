@@ -163,11 +163,17 @@ func (o *attachOptions) args() []string {
 	if o.ioTimeout > 0 {
 		args = append(args, "--io-timeout="+o.ioTimeout.String())
 	}
+	if o.wait > 0 {
+		args = append(args, "--wait="+o.wait.String())
+	}
 	if o.timeout > 0 {
 		args = append(args, "--timeout="+o.timeout.String())
 	}
 	if o.resume {
 		args = append(args, "--resume")
+	}
+	if o.restart {
+		args = append(args, "--restart")
 	}
 	if o.verbose {
 		args = append(args, "--verbose")
