@@ -32,6 +32,8 @@ type attachOptions struct {
 	timeout   time.Duration // 0: the driver chooses
 	resume    bool
 	restart   bool // resume what there is to be resumed, and attach anew otherwise
+	lock      bool // keep the process in memory
+	swap      bool // the same, and alive when that gets short
 	nbd       nbdOptions
 	verbose   bool
 }
@@ -92,6 +94,9 @@ func attachCommand() *cobra.Command {
 	f.DurationVar(&o.timeout, "timeout", 0, "with driver nbd, send a request again that was not answered for this long (default: 30s)")
 	f.BoolVar(&o.resume, "resume", false, "take over DEVICE, whose process has ended, with the same image: what waits for it goes on")
 	f.BoolVar(&o.restart, "restart", false, "as --resume if a process that has ended left DEVICE, and attach it otherwise: for service managers")
+	f.BoolVar(&o.lock, "lock-memory", false, "keep the process in memory: the device carries the root, or whatever else the process itself\n"+
+		"would be read from")
+	f.BoolVar(&o.swap, "swap", false, "as --lock-memory, and keep the process alive when memory gets short: the device carries swap")
 	o.nbd.add(cmd)
 	f.BoolVar(&foreground, "foreground", false, "do not go to the background")
 	f.BoolVar(&report, "report", false, "be the process in the background, and tell the other one on standard output")

@@ -45,6 +45,9 @@ type attachment struct {
 // serve attaches the image, calls report when it can be used, and returns when it is detached again: by a request at its
 // control socket, or because ctx ended. While it is in use it stays.
 func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func(ready) error) (err error) {
+	if err := o.hold(log); err != nil {
+		return err
+	}
 	if isNBD(o.image) {
 		return o.serveRemote(ctx, log, report)
 	}

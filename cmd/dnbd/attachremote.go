@@ -35,7 +35,6 @@ const patientReconnect = 100 * 365 * 24 * time.Hour
 type nbdOptions struct {
 	connections int
 	readOnly    bool
-	swap        bool
 	relay       bool
 
 	mark      bool // the process is not to be killed at shutdown
@@ -55,7 +54,6 @@ func (n *nbdOptions) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.IntVar(&n.connections, "connections", 0, "open `N` connections to an NBD server that allows several (default: 4)")
 	f.BoolVar(&n.readOnly, "read-only", false, "attach an NBD export that can be written to so that it cannot")
-	f.BoolVar(&n.swap, "swap", false, "keep the process in memory, and alive when that gets short: the device carries swap")
 	f.BoolVar(&n.relay, "relay", false, "have an NBD export go through the process even if the kernel could talk to the server itself:\n"+
 		"what a server refuses because it is shutting down is tried again then")
 	f.BoolVar(&n.mark, "systemd-mark", false, "")
@@ -83,7 +81,6 @@ func (n *nbdOptions) args() (args []string) {
 	}{
 		{"connections", n.connections > 0, strconv.Itoa(n.connections)},
 		{"read-only", n.readOnly, "true"},
-		{"swap", n.swap, "true"},
 		{"relay", n.relay, "true"},
 		{"systemd-mark", n.mark, "true"},
 		{"nbd-block-size", n.blockSize > 0, strconv.Itoa(n.blockSize)},
@@ -115,7 +112,7 @@ func (o *attachOptions) checkImage(cmd *cobra.Command) error {
 		if _, err := target.Parse(o.image); err != nil {
 			return usagef("%w", err)
 		}
-		for _, name := range []string{"connections", "read-only", "relay"} {
+		for _, name := range []string{"connections", "read-only", "relay", "swap"} {
 			if cmd.Flags().Changed(name) {
 				return usagef("--%s is for exports of NBD servers, and %s is an image of a group", name, o.image)
 			}
@@ -177,11 +174,6 @@ func (f tlsFiles) config() (*tls.Config, error) {
 
 // serveRemote is serve for an export of an NBD server.
 func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, report func(ready) error) (err error) {
-	if o.nbd.swap {
-		if err := holdMemory(); err != nil {
-			return fmt.Errorf("--swap: %w", err)
-		}
-	}
 	candidates := o.candidates()
 	// The kernel had better talk to the server itself.
 	slices.SortStableFunc(candidates, func(a, b attach.Driver) int { return cmp.Compare(rank(a), rank(b)) })
@@ -196,6 +188,11 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 	u, err := nbd.ParseURI(o.image)
 	if err != nil {
 		return err
+	}
+	if o.swap {
+		if err := elsewhere(ctx, u); err != nil {
+			return fmt.Errorf("--swap: %w", err)
+		}
 	}
 	a := &attachment{remote: o.image, started: time.Now()}
 	options := attach.Options{
@@ -215,6 +212,9 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 		default:
 			return err
 		}
+	}
+	if a.device == nil && o.swap {
+		return errSwapProcess
 	}
 	if a.device == nil {
 		dev, err := o.open(ctx, config)

@@ -169,14 +169,12 @@ func (o *attachOptions) args() []string {
 	if o.timeout > 0 {
 		args = append(args, "--timeout="+o.timeout.String())
 	}
-	if o.resume {
-		args = append(args, "--resume")
-	}
-	if o.restart {
-		args = append(args, "--restart")
-	}
-	if o.verbose {
-		args = append(args, "--verbose")
+	for flag, set := range map[string]bool{
+		"resume": o.resume, "restart": o.restart, "lock-memory": o.lock, "swap": o.swap, "verbose": o.verbose,
+	} {
+		if set {
+			args = append(args, "--"+flag)
+		}
 	}
 	args = append(args, o.nbd.args()...)
 	args = append(args, "--", o.image)

@@ -103,6 +103,9 @@ func (o *serveOptions) start(cmd *cobra.Command) error {
 // run serves until the command's context ends.
 func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	ctx, log := cmd.Context(), newLog(cmd, slog.LevelInfo)
+	if o.writable || o.cow != "" {
+		takeWrites(log)
+	}
 	sources, err := parseSources(o.files)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 type foreign struct {
 	t      testing.TB
 	l      *lab.Lab
+	host   string
 	addr   string
 	args   []string
 	cmd    *exec.Cmd
@@ -28,19 +29,31 @@ type foreign struct {
 	killed bool
 }
 
+// blank makes an empty file of size bytes, for a disk.
+func blank(t testing.TB, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // startForeign starts a server on s1 with a file of size bytes. It ends with the test.
 func startForeign(t testing.TB, l *lab.Lab, size int64, filters, parameters []string) *foreign {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(file, size); err != nil {
-		t.Fatal(err)
-	}
-	f := &foreign{t: t, l: l, addr: l.Addr("s1").String()}
+	return startForeignOn(t, l, "s1", size, filters, parameters)
+}
+
+// startForeignOn is startForeign on any host.
+func startForeignOn(t testing.TB, l *lab.Lab, host string, size int64, filters, parameters []string) *foreign {
+	t.Helper()
+	f := &foreign{t: t, l: l, host: host, addr: l.Addr(host).String()}
 	f.args = append([]string{"-f", "-i", f.addr}, filters...)
-	f.args = append(append(f.args, "file", file), parameters...)
+	f.args = append(append(f.args, "file", blank(t, size)), parameters...)
 	f.start()
 	t.Cleanup(func() {
 		if !f.killed {
@@ -58,7 +71,7 @@ func (f *foreign) start() {
 	f.t.Helper()
 	// SIGTERM is blocked, since on busy machines one has come out of nowhere, and a server that refuses requests because it
 	// shuts down is not what most of these tests are about. SIGINT ends it in the same way.
-	f.cmd = f.l.Command(context.Background(), "s1", "env", append([]string{"--block-signal=TERM", "nbdkit"}, f.args...)...)
+	f.cmd = f.l.Command(context.Background(), f.host, "env", append([]string{"--block-signal=TERM", "nbdkit"}, f.args...)...)
 	f.cmd.Stderr = os.Stderr
 	if err := f.cmd.Start(); err != nil {
 		f.t.Fatal(err)
@@ -74,7 +87,7 @@ func (f *foreign) start() {
 			f.t.Fatalf("nbdkit has ended: %v", f.cmd.ProcessState)
 		default:
 		}
-		return f.l.Do("s1", func() error {
+		return f.l.Do(f.host, func() error {
 			conn, err := net.Dial("tcp", f.addr+":10809")
 			if err == nil {
 				conn.Close()
