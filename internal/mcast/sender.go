@@ -299,6 +299,9 @@ func (s *Sender) Tick(now time.Time) {
 // forget drops a client and the jobs that only it wanted.
 func (s *Sender) forget(p *peer) {
 	for _, handle := range s.handles {
+		if p.queued == 0 {
+			break // as with nearly all that are silent
+		}
 		e := s.exports[handle]
 		for _, block := range slices.Sorted(maps.Keys(e.wanted)) {
 			j := e.wanted[block]
