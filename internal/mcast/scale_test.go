@@ -79,3 +79,22 @@ func BenchmarkSymbols(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkParity is what a server pays for the parity of a block, by how many symbols of it.
+func BenchmarkParity(b *testing.B) {
+	l := newLayout(64<<10, 1442)
+	block := make([]byte, l.length)
+	for _, rows := range []int{1, 5, 20} {
+		b.Run(fmt.Sprintf("symbols=%d", rows), func(b *testing.B) {
+			indexes := make([]int, rows)
+			for i := range indexes {
+				indexes[i] = l.k + i
+			}
+			for range b.N {
+				if _, err := coder.parity(l, block, indexes); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -76,30 +76,36 @@ func (l layout) sizeOf(i int) int {
 //
 // It caches its matrices and is safe for use by several machines at once.
 type Coder struct {
-	mu       sync.Mutex
-	encoders map[int]reedsolomon.Encoder // by data symbols in a generation
-	decoders map[int]reedsolomon.Encoder
+	mu    sync.Mutex
+	codes map[code]reedsolomon.Encoder
 }
+
+// code is a code of k data symbols in a generation and the first so many of its parity symbols.
+type code struct{ k, parity int }
+
+// firstRows is how many parity symbols are made together where the last of them is needed: what is sent unasked and the first repairs.
+// Encoding all of them is faster than to reckon with the matrix of a few.
+const firstRows = 16
 
 // NewCoder returns a Coder.
 func NewCoder() *Coder {
-	return &Coder{encoders: map[int]reedsolomon.Encoder{}, decoders: map[int]reedsolomon.Encoder{}}
+	return &Coder{codes: map[code]reedsolomon.Encoder{}}
 }
 
-// codec returns the code for k data symbols. Encoding always inverts the same matrix, so that one is worth a cache;
-// decoding inverts one for each pattern of loss, and caching those would fill the memory.
-func (c *Coder) codec(set map[int]reedsolomon.Encoder, k int, cache bool) reedsolomon.Encoder {
+// codec returns a code. There is one matrix to be inverted for each pattern of loss: caching those would fill the memory.
+func (c *Coder) codec(k, parity int) reedsolomon.Encoder {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e, ok := set[k]; ok {
+	of := code{k, parity}
+	if e, ok := c.codes[of]; ok {
 		return e
 	}
-	e, err := reedsolomon.New(k, fieldSize-k, reedsolomon.WithCauchyMatrix(),
-		reedsolomon.WithInversionCache(cache), reedsolomon.WithMaxGoroutines(1))
+	e, err := reedsolomon.New(k, parity, reedsolomon.WithCauchyMatrix(),
+		reedsolomon.WithInversionCache(false), reedsolomon.WithMaxGoroutines(1))
 	if err != nil {
 		panic(fmt.Sprintf("mcast: code of %d symbols: %v", k, err)) // layouts allow 1 to maxGeneration only
 	}
-	set[k] = e
+	c.codes[of] = e
 	return e
 }
 
@@ -124,9 +130,11 @@ func (c *Coder) parity(l layout, block []byte, indexes []int) ([][]byte, error) 
 	for g := range l.gens {
 		var shards [][]byte
 		required := make([]bool, fieldSize)
+		rows := 0 // of parity, up to the last that is required
 		for _, index := range indexes {
 			if index%l.gens == g {
 				required[index/l.gens] = true
+				rows = max(rows, index/l.gens-l.perGen()+1)
 				if shards == nil {
 					shards = l.shards(block, g)
 				}
@@ -135,7 +143,7 @@ func (c *Coder) parity(l layout, block []byte, indexes []int) ([][]byte, error) 
 		if shards == nil {
 			continue
 		}
-		if err := c.codec(c.encoders, l.perGen(), true).ReconstructSome(shards, required); err != nil {
+		if err := c.encode(l, shards, required, rows); err != nil {
 			return nil, fmt.Errorf("make parity: %w", err)
 		}
 		for i, index := range indexes {
@@ -145,6 +153,19 @@ func (c *Coder) parity(l layout, block []byte, indexes []int) ([][]byte, error) 
 		}
 	}
 	return out, nil
+}
+
+// encode makes the parity symbols of a generation that are required, all of them below row rows of parity.
+func (c *Coder) encode(l layout, shards [][]byte, required []bool, rows int) error {
+	k := l.perGen()
+	if rows > firstRows {
+		return c.codec(k, fieldSize-k).ReconstructSome(shards, required)
+	}
+	made := make([]byte, rows*l.size)
+	for row := range rows {
+		shards[k+row] = made[row*l.size:][:l.size]
+	}
+	return c.codec(k, rows).Encode(shards[:k+rows])
 }
 
 var errTooFew = errors.New("too few symbols")
@@ -178,7 +199,7 @@ func (c *Coder) restore(l layout, block []byte, got func(i int) bool, parity map
 		if n < missing {
 			return errTooFew
 		}
-		if err := c.codec(c.decoders, l.perGen(), false).ReconstructData(shards); err != nil {
+		if err := c.codec(l.perGen(), fieldSize-l.perGen()).ReconstructData(shards); err != nil {
 			return fmt.Errorf("restore block: %w", err)
 		}
 		for pos := range l.perGen() {
