@@ -76,37 +76,55 @@ func (l layout) sizeOf(i int) int {
 //
 // It caches its matrices and is safe for use by several machines at once.
 type Coder struct {
-	mu    sync.Mutex
-	codes map[code]reedsolomon.Encoder
+	inverse  [fieldSize]byte // in the field, of all but 0
+	mu       sync.Mutex
+	decoders map[int]reedsolomon.Encoder // by data symbols in a generation
 }
-
-// code is a code of k data symbols in a generation and the first so many of its parity symbols.
-type code struct{ k, parity int }
-
-// firstRows is how many parity symbols are made together where the last of them is needed: what is sent unasked and the first repairs.
-// Encoding all of them is faster than to reckon with the matrix of a few.
-const firstRows = 16
 
 // NewCoder returns a Coder.
 func NewCoder() *Coder {
-	return &Coder{codes: map[code]reedsolomon.Encoder{}}
+	c := &Coder{decoders: map[int]reedsolomon.Encoder{}}
+	var power [fieldSize - 1]byte // of 2, which generates the field
+	for i, x := 0, 1; i < len(power); i++ {
+		power[i] = byte(x)
+		if x <<= 1; x >= fieldSize {
+			x ^= 0x11d
+		}
+	}
+	for i, x := range power {
+		c.inverse[x] = power[(len(power)-i)%len(power)]
+	}
+	return c
 }
 
-// codec returns a code. There is one matrix to be inverted for each pattern of loss: caching those would fill the memory.
-func (c *Coder) codec(k, parity int) reedsolomon.Encoder {
+// decoder returns the code for k data symbols. It inverts a matrix for each pattern of loss: caching those would fill the memory.
+func (c *Coder) decoder(k int) reedsolomon.Encoder {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	of := code{k, parity}
-	if e, ok := c.codes[of]; ok {
-		return e
+	if d, ok := c.decoders[k]; ok {
+		return d
 	}
-	e, err := reedsolomon.New(k, parity, reedsolomon.WithCauchyMatrix(),
+	d, err := reedsolomon.New(k, fieldSize-k, reedsolomon.WithCauchyMatrix(),
 		reedsolomon.WithInversionCache(false), reedsolomon.WithMaxGoroutines(1))
 	if err != nil {
 		panic(fmt.Sprintf("mcast: code of %d symbols: %v", k, err)) // layouts allow 1 to maxGeneration only
 	}
-	c.codes[of] = e
-	return e
+	c.decoders[k] = d
+	return d
+}
+
+// encoder returns the code that makes some symbols of parity from k of data: to make one costs less than to make one symbol with it,
+// and much less than to let a decoder find out that nothing is missing.
+func (c *Coder) encoder(k int, rows []int) (reedsolomon.Encoder, error) {
+	matrix := make([][]byte, len(rows))
+	for i, row := range rows {
+		matrix[i] = make([]byte, k)
+		for column := range matrix[i] {
+			matrix[i][column] = c.inverse[row^column]
+		}
+	}
+	return reedsolomon.New(k, len(rows), reedsolomon.WithCustomMatrix(matrix),
+		reedsolomon.WithInversionCache(false), reedsolomon.WithMaxGoroutines(1))
 }
 
 // shards are the symbols of generation g of a block, data only; the others are nil. The last symbol is copied and padded when
@@ -124,48 +142,34 @@ func (l layout) shards(block []byte, g int) [][]byte {
 	return shards
 }
 
-// Parity returns the parity symbols with the given indexes, each at or above l.k, of a whole block.
+// parity returns the parity symbols with the given indexes, each at or above l.k, of a whole block.
 func (c *Coder) parity(l layout, block []byte, indexes []int) ([][]byte, error) {
 	out := make([][]byte, len(indexes))
 	for g := range l.gens {
-		var shards [][]byte
-		required := make([]bool, fieldSize)
-		rows := 0 // of parity, up to the last that is required
-		for _, index := range indexes {
-			if index%l.gens == g {
-				required[index/l.gens] = true
-				rows = max(rows, index/l.gens-l.perGen()+1)
-				if shards == nil {
-					shards = l.shards(block, g)
-				}
-			}
-		}
-		if shards == nil {
-			continue
-		}
-		if err := c.encode(l, shards, required, rows); err != nil {
-			return nil, fmt.Errorf("make parity: %w", err)
-		}
+		var rows, places []int // of the generation's symbols in its code, and in out
 		for i, index := range indexes {
 			if index%l.gens == g {
-				out[i] = shards[index/l.gens]
+				rows, places = append(rows, index/l.gens), append(places, i)
 			}
+		}
+		if len(rows) == 0 {
+			continue
+		}
+		shards := append(l.shards(block, g)[:l.perGen()], make([][]byte, len(rows))...)
+		made := make([]byte, len(rows)*l.size)
+		for i, place := range places {
+			out[place] = made[i*l.size:][:l.size]
+			shards[l.perGen()+i] = out[place]
+		}
+		e, err := c.encoder(l.perGen(), rows)
+		if err == nil {
+			err = e.Encode(shards)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make parity: %w", err)
 		}
 	}
 	return out, nil
-}
-
-// encode makes the parity symbols of a generation that are required, all of them below row rows of parity.
-func (c *Coder) encode(l layout, shards [][]byte, required []bool, rows int) error {
-	k := l.perGen()
-	if rows > firstRows {
-		return c.codec(k, fieldSize-k).ReconstructSome(shards, required)
-	}
-	made := make([]byte, rows*l.size)
-	for row := range rows {
-		shards[k+row] = made[row*l.size:][:l.size]
-	}
-	return c.codec(k, rows).Encode(shards[:k+rows])
 }
 
 var errTooFew = errors.New("too few symbols")
@@ -199,7 +203,7 @@ func (c *Coder) restore(l layout, block []byte, got func(i int) bool, parity map
 		if n < missing {
 			return errTooFew
 		}
-		if err := c.codec(l.perGen(), fieldSize-l.perGen()).ReconstructData(shards); err != nil {
+		if err := c.decoder(l.perGen()).ReconstructData(shards); err != nil {
 			return fmt.Errorf("restore block: %w", err)
 		}
 		for pos := range l.perGen() {
