@@ -1,6 +1,7 @@
 package mcast
 
 import (
+	"math/bits"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,6 +23,11 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 	if p == nil || n == 0 {
 		return nil
 	}
+	return r.place(now, p, &d, payload)
+}
+
+// place puts a symbol of p's where it belongs.
+func (r *Receiver) place(now time.Time, p *replica, d *wire.Data, payload []byte) (err error) {
 	if d.Block >= r.cfg.Blocks {
 		return wire.ErrValue
 	}
@@ -35,7 +41,7 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 			r.stats.Duplicates += uint64(len(payload))
 			return nil
 		}
-		if a, err = r.assembly(now, &d); err != nil {
+		if a, err = r.assembly(now, d); err != nil {
 			return err
 		}
 		if a == nil {
@@ -103,6 +109,41 @@ func (r *Receiver) note(now time.Time, from netip.AddrPort, d *wire.Data, n uint
 // itself, as a simulation of many clients does.
 func (r *Receiver) Skim(now time.Time, from netip.AddrPort, d *wire.Data, n uint64) {
 	r.note(now, from, d, n)
+}
+
+// Run takes in up to 64 symbols of one block at once, whose numbers, indexes and counts of what is left follow each other: for the owner of
+// a Hollow Receiver. d is the first one's header, and the bits of arrived, from the lowest, say which of them came.
+func (r *Receiver) Run(now time.Time, from netip.AddrPort, d wire.Data, arrived uint64) {
+	if arrived == 0 || d.K == 0 {
+		return
+	}
+	at := func(i int) wire.Data {
+		x := d
+		x.Seq, x.Index, x.Left = d.Seq+uint64(i), d.Index+uint16(i), d.Left-uint8(i)
+		return x
+	}
+	last := at(63 - bits.LeadingZeros64(arrived))
+	p := r.note(now, from, &last, uint64(bits.OnesCount64(arrived)))
+	if p == nil {
+		return
+	}
+	for ; arrived != 0; arrived &= arrived - 1 {
+		x := at(bits.TrailingZeros64(arrived))
+		if err := r.place(now, p, &x, nil); err != nil {
+			r.stats.Malformed++
+		}
+	}
+}
+
+// Watch returns the number of a server's stream from which on the Receiver has something to do, and before which its symbols may be
+// skimmed later.
+func (r *Receiver) Watch(from netip.AddrPort) uint64 {
+	for _, p := range r.replicas {
+		if p.addr == from {
+			return p.watch
+		}
+	}
+	return 0
 }
 
 // Idle says whether nothing is wanted and nothing is arriving, so that symbols may be skimmed.

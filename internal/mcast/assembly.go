@@ -21,19 +21,22 @@ type assembly struct {
 // add takes symbol index in. It says whether that was news; a symbol that cannot be of this layout is not.
 func (a *assembly) add(index int, payload []byte) bool {
 	l := a.layout
-	if index >= l.symbols() || a.got.has(index) || len(payload) != l.sizeOf(index) && len(payload) != l.size {
+	if index >= l.symbols() || a.got.has(index) || a.data != nil && len(payload) != l.sizeOf(index) && len(payload) != l.size {
 		return false
 	}
-	payload = payload[:l.sizeOf(index)] // the short symbol at the end of a block may be padded
 	a.got.set(index)
 	a.have[index%l.gens]++
+	if a.data == nil {
+		return true
+	}
+	payload = payload[:l.sizeOf(index)] // the short symbol at the end of a block may be padded
 	switch {
-	case index >= l.k && a.data != nil:
+	case index >= l.k:
 		if a.parity == nil {
 			a.parity = map[int][]byte{}
 		}
 		a.parity[index] = append([]byte(nil), payload...)
-	case a.data != nil:
+	default:
 		from, _ := l.span(index)
 		copy(a.data[from:], payload)
 	}

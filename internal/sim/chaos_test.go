@@ -19,7 +19,11 @@ var chaosRuns = flag.Int("chaos", 300, "random schedules of faults on small netw
 var foundSeeds = []struct {
 	seed uint64
 	what string
-}{}
+}{
+	{140, "the list of holes grew"},
+	{2157, "nobody told a client that was away where the stream was"},
+	{2161, "the list of holes grew"},
+}
 
 // TestNoScheduleOfFaultsBreaksAnInvariant plays faults of every kind on many small networks, and looks at all machines at each step: no
 // wrong byte is taken, and what they hold is bounded. In the end there is a replica again: every read ends then, and nothing goes on.

@@ -14,7 +14,7 @@ import (
 )
 
 // coalesce is how long a crowd's hosts collect datagrams before they look at them, as network cards do: it adds to each one's delay.
-const coalesce = 250 * time.Microsecond
+const coalesce = 500 * time.Microsecond
 
 // laggards is of how many members one learns at each train what it has heard meanwhile.
 const laggards = 256
@@ -69,6 +69,7 @@ type Member struct {
 	crowd   *Crowd
 	index   int
 	skimmed []uint64 // of each stream's symbols
+	watch   []uint64 // number of each stream at which it has something to do
 	gap     int      // symbols until the next one is lost
 	rng     *rand.Rand
 	wakeAt  time.Time
@@ -103,7 +104,7 @@ func (c *Crowd) Join(window int) *Member {
 	})
 	set(c.joined, m.index, true)
 	for _, s := range c.order {
-		m.skimmed = append(m.skimmed, s.symbols)
+		m.skimmed, m.watch = append(m.skimmed, s.symbols), append(m.watch, 0)
 	}
 	m.lose()
 	m.pump()
@@ -129,7 +130,7 @@ func (c *Crowd) hear(at time.Time, from netip.AddrPort, data []byte) {
 			s = &crowdStream{index: len(c.order), from: from}
 			c.streams[from], c.order = s, append(c.order, s)
 			for _, m := range c.Members {
-				m.skimmed = append(m.skimmed, 0)
+				m.skimmed, m.watch = append(m.skimmed, 0), append(m.watch, 0)
 			}
 		}
 		x := crowdSymbol{at: at, data: data}
@@ -184,7 +185,11 @@ func (c *Crowd) arrive(s *crowdStream) {
 	for w := range waiting {
 		waiting[w] &^= ears[w]
 	}
-	c.each(waiting, (*Member).learn) // that it has passed
+	c.each(waiting, func(m *Member) {
+		if s.last.Seq >= m.watch[s.index] {
+			m.learn() // that it has passed
+		}
+	})
 	s.pending = append(s.pending[:0], s.pending[n:]...)
 	if s.flush = len(s.pending) > 0; s.flush {
 		c.world.At(s.pending[0].at.Add(coalesce), func() { c.arrive(s) })
@@ -280,6 +285,11 @@ func (m *Member) catchUp() {
 	}
 }
 
+// follows says whether b is the n-th symbol after a in a burst of one block.
+func follows(a, b *wire.Data, n int) bool {
+	return b.Block == a.Block && b.K == a.K && b.Seq == a.Seq+uint64(n) && b.Index == a.Index+uint16(n) && b.Left == a.Left-uint8(n)
+}
+
 // learn is to catch up and to do what follows from that.
 func (m *Member) learn() {
 	m.catchUp()
@@ -289,10 +299,24 @@ func (m *Member) learn() {
 // take hears a train's symbols one by one.
 func (m *Member) take(s *crowdStream, train []crowdSymbol) {
 	m.skimmed[s.index] = s.symbols
-	for i := range train {
-		if !m.lost() {
-			m.Receiver.Input(m.crowd.world.now, s.from, train[i].data)
+	now := m.crowd.world.now
+	for i := 0; i < len(train); {
+		first := &train[i].head
+		if first.K == 0 {
+			if !m.lost() {
+				m.Receiver.Skim(now, s.from, first, 0)
+			}
+			i++
+			continue
 		}
+		arrived, n := uint64(0), 0
+		for ; n < 64 && i < len(train) && follows(first, &train[i].head, n); n++ {
+			if !m.lost() {
+				arrived |= 1 << n
+			}
+			i++
+		}
+		m.Receiver.Run(now, s.from, *first, arrived)
 	}
 	m.HeardPackets += uint64(len(train))
 	m.pump()
@@ -318,7 +342,13 @@ func (m *Member) pump() {
 	for _, p := range m.Receiver.Packets() {
 		m.Send(p.To, p.Data)
 	}
-	set(m.crowd.awake, m.index, !m.Receiver.Idle())
+	awake := !m.Receiver.Idle()
+	set(m.crowd.awake, m.index, awake)
+	if awake {
+		for _, s := range m.crowd.order {
+			m.watch[s.index] = m.Receiver.Watch(s.from)
+		}
+	}
 	m.wake(m.Receiver.Next(now))
 }
 

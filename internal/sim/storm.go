@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -19,32 +18,34 @@ type Storm struct {
 	Crash   bool          // one of the servers dies when half of the clients are there
 }
 
-// StormReport is what a Storm cost and how it was for those who waited.
+// StormReport is what a Storm cost and how it was for those who waited. Three times are the median, the 99th percentile and the longest.
 type StormReport struct {
 	Storm
-	Trace       int              // reads of each client
-	Unique      int              // bytes of the blocks that a boot needs
-	Least       float64          // bytes that any server has to send: see leastToSend
-	Blocks      float64          // bytes of the whole blocks that the servers sent, and asked for by name
-	Sent        float64          // bytes of all data datagrams on the wire
-	Control     float64          // bytes of all others, both ways
-	Packets     float64          // control datagrams that a client sent in a second
-	Reads       [3]time.Duration // median, 99th percentile and longest of all reads
-	Waits       [3]time.Duration // the same of those reads that had to wait
-	Waited      float64          // of all reads
-	Boot        [3]time.Duration // the same of how long a boot took
-	Took        time.Duration    // virtual
-	ServerCPU   time.Duration    // real: the work of the servers' machines
-	Wrong       int
-	firstNeeded map[uint32]time.Duration
+	Trace     int     // reads of each client
+	Unique    int     // bytes of the blocks that a boot needs
+	Sent      float64 // bytes of all data datagrams on the wire
+	Control   float64 // bytes of all others on the wire, both ways
+	Packets   float64 // control datagrams that a client sent in a second
+	Reads     [3]time.Duration
+	Waits     [3]time.Duration // of those reads that had to wait
+	Waited    float64          // the part of all reads that these are
+	Boot      [3]time.Duration
+	Took      time.Duration // virtual
+	ServerCPU time.Duration // real: the work of the servers' machines
+
+	image  *Image
+	needed map[uint32]time.Duration // when the first client had each block, counted from when it was switched on
 }
 
 // Run lets it happen. The error says that not every client booted within an hour, or that one got wrong bytes.
 func (s Storm) Run() (*StormReport, error) {
-	const blockSize = 64 << 10
+	const (
+		blockSize = 64 << 10
+		window    = 4 << 20
+	)
 	trace, image := BootTrace(blockSize)
 	w := NewWorld(s.Seed)
-	out := &StormReport{Storm: s, Trace: len(trace.Reads), firstNeeded: map[uint32]time.Duration{}}
+	out := &StormReport{Storm: s, Trace: len(trace.Reads), image: image, needed: map[uint32]time.Duration{}}
 	var servers []*Server
 	for i := range s.Servers {
 		server := w.NewServer(uint16(i+1), image, 0, Link{Rate: s.Port, Delay: 50 * time.Microsecond, Loss: s.Loss})
@@ -54,20 +55,16 @@ func (s Storm) Run() (*StormReport, error) {
 	start := w.Now()
 	crowd := w.NewCrowd(image, Link{Delay: 50 * time.Microsecond, Loss: s.Loss}, s.Clients)
 	var waits []time.Duration
-	booted := 0
 	replays := make([]*Replay, s.Clients)
 	for i := range s.Clients {
 		w.At(start.Add(time.Second+s.Join*time.Duration(i)/time.Duration(s.Clients)), func() {
-			m := crowd.Join(4 << 20)
-			replays[i] = m.Replay(trace, func(r int, d time.Duration) {
-				waits = append(waits, d)
-				if i == 0 {
-					for _, b := range trace.Reads[r].Blocks {
-						out.firstNeeded[b] = w.Now().Sub(m.Joined)
+			m := crowd.Join(window)
+			replays[i] = m.Replay(trace, func(r int, took time.Duration) {
+				waits = append(waits, took)
+				for _, b := range trace.Reads[r].Blocks {
+					if i == 0 {
+						out.needed[b] = w.Now().Sub(m.Joined)
 					}
-				}
-				if r := replays[i]; r != nil && !r.Ended.IsZero() {
-					booted++
 				}
 			})
 		})
@@ -75,20 +72,15 @@ func (s Storm) Run() (*StormReport, error) {
 	if s.Crash {
 		w.At(start.Add(time.Second+s.Join/2), servers[len(servers)-1].Kill)
 	}
-	ended := func() bool {
-		n := 0
-		for ; n < len(replays) && replays[n] != nil && !replays[n].Ended.IsZero(); n++ {
-		}
-		return n == len(replays)
-	}
-	for hour := w.Now().Add(time.Hour); !ended(); {
-		if w.Now().After(hour) {
-			return nil, fmt.Errorf("after an hour %d of %d clients have booted", booted, s.Clients)
+	running := func(r *Replay) bool { return r == nil || r.Ended.IsZero() }
+	for slices.ContainsFunc(replays, running) {
+		if w.Now().Sub(start) > time.Hour {
+			return nil, fmt.Errorf("after an hour client %d has not booted", slices.IndexFunc(replays, running))
 		}
 		w.Run(time.Second, func() bool { return false })
 	}
 	if crowd.Wrong > 0 {
-		return nil, errors.New("symbols were wrong")
+		return nil, fmt.Errorf("%d symbols were not the image's", crowd.Wrong)
 	}
 	out.measure(trace, image, servers, crowd, replays, waits)
 	out.Took = w.Now().Sub(start)
@@ -120,7 +112,7 @@ func (r *StormReport) measure(trace *Trace, image *Image, servers []*Server, cro
 	r.Waited = float64(len(waits)) / float64(len(replays)*len(trace.Reads))
 }
 
-// percentiles returns the median, the 99th percentile and the longest of n times, those that are not in the list being 0.
+// percentiles returns three times of n, those that are not in the list being 0.
 func percentiles(times []time.Duration, n int) (p [3]time.Duration) {
 	slices.Sort(times)
 	for i, q := range []float64{0.5, 0.99, 1} {
@@ -131,12 +123,13 @@ func percentiles(times []time.Duration, n int) (p [3]time.Duration) {
 	return p
 }
 
-// LeastToSend is how many bytes of blocks any server has to send so that no client waits longer than the one of alone did, when they join
-// as in this storm. A client can only use what is sent after it has joined, and before it needs it: so each block is sent at the latest
-// when it is first needed by one that was not there the last time.
-func (r *StormReport) LeastToSend(alone *StormReport, image *Image) float64 {
+// LeastToSend is how many bytes of blocks any server has to send, of whatever protocol, so that no client has to wait longer than the one
+// of alone did, when they join as in this storm. A client can only use what is sent after it has joined and before it needs it, so each
+// block goes out at the latest when it is first needed by a client that was not there the last time (Eager, Vernon and Zahorjan 2001:
+// about the logarithm of how many join while one runs, and not 1).
+func (r *StormReport) LeastToSend(alone *StormReport) float64 {
 	least := 0.0
-	for block, need := range alone.firstNeeded {
+	for block, need := range alone.needed {
 		times, sent := 0, -time.Hour
 		for i := range r.Clients {
 			if joined := r.Join * time.Duration(i) / time.Duration(r.Clients); joined > sent {
@@ -144,7 +137,7 @@ func (r *StormReport) LeastToSend(alone *StormReport, image *Image) float64 {
 				times++
 			}
 		}
-		least += float64(times * image.Len(block))
+		least += float64(times * r.image.Len(block))
 	}
 	return least
 }
