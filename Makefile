@@ -26,7 +26,7 @@ PORTABLE = ./block/... ./image/... ./nbd/... ./ublk/... ./internal/... ./cmd/...
 
 DIRS = bench block boot cmd demo dist e2e image internal nbd ublk
 
-.PHONY: all build test test-vm vm check lint cross race fuzz bench bench-nbd run man install install-boot clean help
+.PHONY: all build test test-vm vm check lint cross race sim fuzz soak bench bench-nbd run man install install-boot clean help
 
 all: build
 
@@ -80,6 +80,9 @@ race: ## all tests with the race detector
 	-scripts/fetch-kernels.sh
 	-scripts/build-userland.sh
 	$(GO) test -race -timeout 30m ./...
+
+sim: ## ten thousand simulated machines that boot together; takes minutes. SIMFLAGS='-clients 1000 -join 10s' and more
+	$(GO) run ./internal/sim/storm $(SIMFLAGS)
 
 fuzz: ## each fuzz target for FUZZTIME, 60s unless set
 	@set -e; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \

@@ -216,7 +216,7 @@ func (r *Receiver) flush(now time.Time) {
 		ranges := r.batch[p]
 		if len(ranges) == 0 {
 			if !now.Before(p.reportAt) {
-				if p.stream.received != p.reported {
+				if r.toReport(p) {
 					r.sendWant(now, p, nil)
 				}
 				p.reportAt = now.Add(r.reportPeriod())
@@ -249,6 +249,11 @@ func (r *Receiver) flush(now time.Time) {
 // rate soon, but all clients together report no more often than a server likes.
 func (r *Receiver) reportPeriod() time.Duration {
 	return min(max(reportMin, time.Duration(r.clients)*reportEach), reportMax)
+}
+
+// toReport says whether enough was heard from p for a report.
+func (r *Receiver) toReport(p *replica) bool {
+	return p.stream.received-p.reported >= uint64(max(1, (r.clients-reportFew)*reportShare))
 }
 
 // merge joins sorted ranges of one block each into longer ones.

@@ -62,18 +62,23 @@ func (r *Receiver) endBursts(now time.Time) {
 			return false
 		}
 		a.open = false
-		if r.asms[a.block] == a && a.missing() > 0 {
+		// What nobody wants is repaired when somebody does.
+		if r.asms[a.block] == a && (r.wants[a.block] != nil || r.bulk.has(int(a.block))) {
 			a.repair = now.Add(reorderDelay + r.spread())
-			r.holes = append(r.holes, a)
+			if !a.hole {
+				a.hole = true
+				r.holes = append(r.holes, a)
+			}
 		}
 		return true
 	})
 	r.holes = slices.DeleteFunc(r.holes, func(a *assembly) bool {
-		if a.repair.IsZero() {
-			return true // more of it came, or all
-		}
 		if now.Before(a.repair) {
 			return false
+		}
+		a.hole = false
+		if a.repair.IsZero() {
+			return true // more of it came, or all
 		}
 		a.repair = time.Time{}
 		switch {
@@ -177,7 +182,7 @@ func (r *Receiver) lookAhead(now time.Time) {
 		if len(p.unanswered) > 0 {
 			sooner(p.unanswered[0].at.Add(p.rtt.timeout()))
 		}
-		if p.stream.received != p.reported {
+		if r.toReport(p) {
 			sooner(p.reportAt)
 		}
 		if now.Before(p.suspended) {

@@ -13,7 +13,8 @@ import (
 func (r *Receiver) Input(now time.Time, from netip.AddrPort, b []byte) {
 	t, err := wire.TypeOf(b)
 	if err == nil {
-		r.stirred = r.stirred || t != wire.TypeData // most symbols change nothing that Step looks at
+		// Most symbols change nothing that Step looks at, nor do the other clients' questions to the group.
+		r.stirred = r.stirred || t != wire.TypeData && t != wire.TypeHello
 		switch t {
 		case wire.TypeData:
 			err = r.data(now, from, b)
@@ -213,7 +214,7 @@ func (r *Receiver) adopt(now time.Time, from netip.AddrPort, w *wire.Welcome, o 
 		p.hear(now)
 		p.cookie, p.withdrawn, p.nbd = w.Cookie, false, w.NBD
 		if p.handle != o.Handle {
-			p.handle, p.group, p.stream = o.Handle, o.Group, stream{}
+			p.handle, p.group, p.stream, p.reported = o.Handle, o.Group, stream{}, 0
 		}
 		return
 	}

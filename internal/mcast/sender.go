@@ -330,6 +330,9 @@ func (s *Sender) Tick(now time.Time) {
 // forget drops a client and the jobs that only it wanted.
 func (s *Sender) forget(p *peer) {
 	for _, handle := range s.handles {
+		if p.queued == 0 {
+			break // as with nearly all that are silent
+		}
 		e := s.exports[handle]
 		var blocks []uint32
 		for block, j := range e.wanted {

@@ -70,6 +70,9 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 	if len(w.Ranges) == 0 {
 		last = wire.Bulk
 	}
+	if ack.InFlight > 0 && len(e.wanted) == 0 && e.tailAt.IsZero() {
+		e.tailAt = now // it was away for so long that it has missed the last tail mark, and waits for what has gone by
+	}
 	if ack.Queued > 0 {
 		n, k := e.ahead(last), e.layout(0).perGen()
 		ack.Horizon = e.seq + uint64(n+(n*e.parity.most(k)+k-1)/k)

@@ -19,6 +19,7 @@ type Client struct {
 	Left     int    // of them that are not
 	Wrong    int    // blocks that came with wrong bytes, and were refused
 	Done     time.Time
+	Skew     time.Duration // of its clock, which never goes back
 	// OnBlock, if set, is called with each block that becomes here.
 	OnBlock func(block uint32)
 
@@ -45,7 +46,7 @@ func (w *World) NewClient(image *Image, window int, link Link) *Client {
 func (c *Client) Copy() {
 	for block := range c.image.Total() {
 		if !c.Have[block] {
-			c.Receiver.WantBulk(c.world.now, block)
+			c.Receiver.WantBulk(c.now(), block)
 		}
 	}
 	c.pump()
@@ -54,7 +55,7 @@ func (c *Client) Copy() {
 // Read makes the client want a block now, and calls then when it is here.
 func (c *Client) Read(block uint32, class wire.Priority) {
 	if !c.Have[block] {
-		c.Receiver.Want(c.world.now, block, class)
+		c.Receiver.Want(c.now(), block, class)
 		c.pump()
 	}
 }
@@ -68,12 +69,12 @@ func (c *Client) Evict(block uint32) {
 }
 
 func (c *Client) receive(from netip.AddrPort, data []byte) {
-	c.Receiver.Input(c.world.now, from, data)
+	c.Receiver.Input(c.now(), from, data)
 	c.pump()
 }
 
 func (c *Client) pump() {
-	now := c.world.now
+	now := c.now()
 	c.Receiver.Step(now)
 	for _, b := range c.Receiver.Blocks() {
 		if !bytes.Equal(b.Data, c.image.Block(b.Index)) {
@@ -85,7 +86,7 @@ func (c *Client) pump() {
 			c.Have[b.Index] = true
 			c.Left--
 			if c.Left == 0 {
-				c.Done = now
+				c.Done = c.world.now
 			}
 		}
 		c.Receiver.Recycle(b.Data)
@@ -99,8 +100,10 @@ func (c *Client) pump() {
 	for _, p := range c.Receiver.Packets() {
 		c.Send(p.To, p.Data)
 	}
-	c.wake(c.Receiver.Next(now))
+	c.wake(c.Receiver.Next(now).Add(-c.Skew))
 }
+
+func (c *Client) now() time.Time { return c.world.now.Add(c.Skew) }
 
 func (c *Client) wake(at time.Time) {
 	if c.wakeAt.After(c.world.now) && !at.Before(c.wakeAt) {

@@ -27,6 +27,7 @@ const frame = 42
 type Node struct {
 	Addr netip.AddrPort
 	Link Link
+	Side int // of a partition: nodes on other sides are not reached
 
 	SentBytes    uint64 // on the wire
 	SentPackets  uint64
@@ -88,11 +89,16 @@ func (n *Node) SendAs(from, to netip.AddrPort, data []byte) {
 	if m := n.world.nodes[to]; m != nil {
 		members = []*Node{m}
 	}
+	if to.Addr().IsMulticast() && !n.Link.Mute {
+		for _, c := range n.world.crowds {
+			c.hear(left.Add(n.Link.Delay+n.jitter()), from, data)
+		}
+	}
 	// Nodes that it reaches at the same time share an event: with a thousand alike that is most of the work.
 	var at time.Time
 	var together []*Node
 	for _, m := range members {
-		if m == n || to.Addr().IsMulticast() && (n.Link.Mute || m.Link.Deaf) {
+		if m == n || m.Side != n.Side || to.Addr().IsMulticast() && (n.Link.Mute || m.Link.Deaf) {
 			continue
 		}
 		for range m.copies() {

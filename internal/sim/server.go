@@ -23,6 +23,11 @@ type Server struct {
 	// LoadErr, if set, is the error that reading a block gives.
 	LoadErr func(block uint32) error
 
+	// Skew is how far its clock is ahead. It never goes back.
+	Skew time.Duration
+	// Cost, if set, is how long the machine's own work took, in real time.
+	Cost *time.Duration
+
 	image   *Image
 	stopped bool
 	held    [][]byte     // datagrams that arrived while stopped
@@ -65,7 +70,7 @@ func (s *Server) Continue() {
 		s.loaded(l)
 	}
 	for i, b := range s.held {
-		s.Sender.Input(s.world.now, s.from[i], b)
+		s.Sender.Input(s.now(), s.from[i], b)
 	}
 	s.held, s.from, s.read = nil, nil, nil
 	s.pump()
@@ -79,7 +84,8 @@ func (s *Server) loaded(l mcast.Load) {
 			return
 		}
 	}
-	s.Sender.Loaded(l, s.image.Block(l.Block), nil)
+	data := s.image.Block(l.Block)
+	s.measured(func() { s.Sender.Loaded(l, data, nil) })
 }
 
 // Withdraw says that the image's bytes are not what they should be, or are again.
@@ -99,8 +105,19 @@ func (s *Server) receive(from netip.AddrPort, data []byte) {
 		}
 		return
 	}
-	s.Sender.Input(s.world.now, from, data)
+	s.measured(func() { s.Sender.Input(s.now(), from, data) })
 	s.pump()
+}
+
+// measured lets the machine work.
+func (s *Server) measured(work func()) {
+	if s.Cost == nil {
+		work()
+		return
+	}
+	begin := time.Now()
+	work()
+	*s.Cost += time.Since(begin)
 }
 
 // pump lets the machine do what it can and sets when to look again.
@@ -108,18 +125,19 @@ func (s *Server) pump() {
 	if s.stopped {
 		return
 	}
-	now := s.world.now
+	now := s.now()
 	sender := s.Sender
-	sender.Tick(now)
+	s.measured(func() { sender.Tick(now) })
 	next := time.Time{}
 	for {
 		if s.Backlog() > portQueue {
 			next = s.busy.Add(-portQueue / 2)
 			break
 		}
-		b := sender.NextBurst(now)
+		var b *mcast.Burst
+		s.measured(func() { b = sender.NextBurst(now) })
 		if b == nil {
-			next = sender.Next(now)
+			next = sender.Next(now).Add(-s.Skew)
 			break
 		}
 		for i := range b.Headers {
@@ -143,6 +161,8 @@ func (s *Server) pump() {
 	}
 	s.wake(next)
 }
+
+func (s *Server) now() time.Time { return s.world.now.Add(s.Skew) }
 
 // wake sets the next pump, unless one is set for sooner.
 func (s *Server) wake(at time.Time) {
