@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// inlineBytes is the largest read or write that the leader serves itself. Copying more takes long enough that another
-	// processor had better do it.
+	// inlineBytes is the largest read or write that the leader always serves itself. Copying more takes long enough that
+	// another processor had better do it, if there is one.
 	inlineBytes = 32 << 10
 	// inlineBatch and inlineReplies are when the leader writes replies although there are more requests to serve, so that the
 	// client has something to do: in bytes of data and in replies.
@@ -110,7 +110,7 @@ func (t *transmission) end(err error) {
 	}
 }
 
-// small says whether r is one of those that a leader may serve itself.
+// small says whether r is one of those that a leader serves itself wherever the device is quick.
 func (r *request) small() bool {
 	return r.length <= inlineBytes && (r.command == cmdRead || r.command == cmdWrite && r.flags&cmdFlagFUA == 0)
 }
