@@ -26,7 +26,7 @@ PORTABLE = ./block/... ./image/... ./nbd/... ./ublk/... ./internal/... ./cmd/...
 
 DIRS = bench block boot cmd demo dist e2e image internal nbd ublk
 
-.PHONY: all build test test-vm vm check lint cross race sim fuzz soak bench bench-nbd run man install install-boot clean help
+.PHONY: all build test test-vm vm check lint cross race sim fuzz soak bench bench-nbd bench-vm run man install install-boot clean help
 
 all: build
 
@@ -95,6 +95,13 @@ bench: build ## side by side with others; writes docs/benchmarks.md
 bench-nbd: build ## NBD servers side by side; writes docs/benchmarks-nbd.md
 	scripts/install-deps.sh bench
 	$(GO) run ./bench -set nbd
+
+bench-vm: build ## devices in virtual machines, side by side with others; writes docs/benchmarks-vm.md
+	scripts/install-deps.sh bench
+	scripts/install-deps.sh vm
+	scripts/fetch-kernels.sh
+	scripts/build-userland.sh
+	$(GO) run ./bench -set vm
 
 run: build ## see it work: one server and four clients on this machine
 	scripts/install-deps.sh run

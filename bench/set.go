@@ -48,6 +48,15 @@ var sets = []set{
 		},
 		scenarios: []scenario{nbdStream, nbdReads, nbdWrites, nbdLatency, nbdTLS, nbdMemory, nbdCrowd},
 	},
+	{
+		name:      "vm",
+		command:   "make bench-vm",
+		title:     "Devices of real kernels",
+		where:     "with emulated machines that run Debian's Linux 6.12",
+		page:      "benchmarks-vm",
+		versions:  [][]string{{"nbdkit", "--version"}, {"dpkg-query", "-W", "nbd-client"}, {"qemu-system-x86_64", "--version"}},
+		scenarios: []scenario{vmBoot, vmClients, vmDrivers, vmOverlay, vmSurvival},
+	},
 }
 
 // findSet returns the set of a name.

@@ -19,7 +19,7 @@ build) want="$build" ;;
 run)   want="$lab squashfs-tools" ;;
 vm)    want="$lab $vm" ;;
 test)  want="$lab $vm $foreign gcc libc6-dev" ;; # the race detector needs a C compiler
-bench) want="$lab libnbd-bin nbdkit nbd-server qemu-utils fio udpcast uftp erofs-utils" ;;
+bench) want="$lab libnbd-bin nbdkit nbd-server nbd-client e2fsprogs mount qemu-utils fio udpcast uftp erofs-utils" ;;
 *)     echo "usage: $0 build|run|vm|test|bench" >&2; exit 2 ;;
 esac
 

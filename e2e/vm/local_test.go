@@ -15,7 +15,7 @@ func TestAServerAndItsClientShareASmallMachine(t *testing.T) {
 	t.Parallel()
 	onEachKernel(t, func(t *testing.T, k vm.Kernel) {
 		g := rack.Boot(t, k, vm.Options{
-			Modules: []string{"ext4"}, Loadable: []string{"nbd"}, Memory: 176, CPUs: 2, Files: loadProgram(t),
+			Modules: []string{"ext4"}, Loadable: []string{"nbd"}, Memory: 176, CPUs: 2, Files: rack.Load(),
 			Disks: []vm.Disk{{Path: blank(t, 256<<20)}, {Path: blank(t, 192<<20)}}, Programs: []string{"mkfs.ext4"},
 		})
 		run(t, g, "sh", "-ec", `ip link set lo up

@@ -117,18 +117,6 @@ func (f *foreign) signal(s syscall.Signal) {
 	}
 }
 
-// loadProgram builds the program that puts a load on devices, and returns what has a guest have it as /load.
-func loadProgram(t testing.TB) map[string]string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "load")
-	build := exec.Command("go", "build", "-o", path, "github.com/dnbd/dnbd/e2e/vm/load")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build load: %v: %s", err, out)
-	}
-	return map[string]string{"/load": path}
-}
-
 // fine ends a load, if it lasts until then, and fails the test if a load has found something wrong, or the kernel has reported an error.
 func fine(t *testing.T, g *vm.Guest, p *vm.Process) {
 	t.Helper()
@@ -150,7 +138,7 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 		vm.Need(t)
 		l := lab.ForTest(t, lab.Options{VMs: 1})
 		server := startForeign(t, l, 16<<20, nil, nil)
-		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
+		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: rack.Load()})
 		run(t, g, "dnbd", "attach", "--driver", "nbd", "--timeout", "1s", "--connections", "2", server.uri(), "/dev/disk")
 		t.Log(run(t, g, "dnbd", "status"))
 		p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "/dev/disk")
@@ -177,7 +165,7 @@ func TestARelayedExportBearsAServerThatShutsDown(t *testing.T) {
 		vm.Need(t)
 		l := lab.ForTest(t, lab.Options{VMs: 1})
 		server := startForeign(t, l, 16<<20, nil, nil)
-		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
+		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: rack.Load()})
 		run(t, g, "dnbd", "attach", "--driver", "nbd", "--relay", server.uri(), "/dev/disk")
 		// Without flushes: one would fail, since the process knows that writes that were not flushed may be lost.
 		p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "-flush=false", "/dev/disk")
@@ -215,7 +203,7 @@ func TestAWritableDeviceOutlivesItsProcess(t *testing.T) {
 				vm.Need(t)
 				l := lab.ForTest(t, lab.Options{VMs: 1})
 				server := startForeign(t, l, 16<<20, c.filters, c.parameters)
-				g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
+				g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: rack.Load()})
 				attach := []string{"attach", "--driver", "nbd", "--timeout", "1s", server.uri(), "/dev/disk"}
 				run(t, g, "dnbd", attach...)
 				p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "/dev/disk")

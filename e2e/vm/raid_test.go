@@ -22,7 +22,7 @@ func TestAnArrayOverThreeServersBearsTheLossOfOne(t *testing.T) {
 				vm.Need(t)
 				l := lab.ForTest(t, lab.Options{Servers: 3, VMs: 1})
 				g := rack.Boot(t, k, vm.Options{
-					Lab: l, Host: "v1", Modules: []string{module}, Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t),
+					Lab: l, Host: "v1", Modules: []string{module}, Loadable: []string{"nbd"}, CPUs: 2, Files: rack.Load(),
 					Programs: []string{"mdadm"},
 				})
 				create := []string{

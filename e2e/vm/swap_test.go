@@ -29,7 +29,7 @@ func TestAMachineSwapsToAServer(t *testing.T) {
 		vm.Need(t)
 		l := lab.ForTest(t, lab.Options{VMs: 1})
 		server := startForeign(t, l, 192<<20, nil, nil)
-		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, Memory: 160, CPUs: 2, Files: loadProgram(t)})
+		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, Memory: 160, CPUs: 2, Files: rack.Load()})
 		if _, err := g.Run(within(t), "dnbd", "attach", "--relay", "--swap", server.uri()); err == nil ||
 			!strings.Contains(err.Error(), "served by a process") {
 			t.Errorf("swap through a process: %v", err)

@@ -6,6 +6,7 @@
 //	load -until FILE DEVICE               the same, until there is a file
 //	load -mode random -time 10s DEVICE    read blocks of 4 KiB at random
 //	load -mode sequential -time 10s DEVICE
+//	load -write -mode random DEVICE       write instead; or sequential
 //	load -mode memory SIZE                use SIZE MiB of memory, and check what comes back of it, until the time is over
 //
 // It prints one line of JSON, and exits with 1 at the first error or byte that is not what was written.
@@ -48,6 +49,7 @@ type load struct {
 	size     int64
 	workers  int
 	flush    bool
+	write    bool
 	until    time.Time
 	file     string // if it is not empty, the load goes on until it is there
 	requests atomic.Int64
@@ -60,9 +62,10 @@ func main() {
 	length := flag.Duration("time", 10*time.Second, "how long")
 	workers := flag.Int("workers", 16, "requests at once")
 	flush := flag.Bool("flush", true, "verify: flush now and then")
+	write := flag.Bool("write", false, "random and sequential: write instead")
 	file := flag.String("until", "", "go on until there is this `FILE`, instead of -time")
 	flag.Parse()
-	l := &load{workers: *workers, flush: *flush, file: *file, until: time.Now().Add(*length)}
+	l := &load{workers: *workers, flush: *flush, write: *write, file: *file, until: time.Now().Add(*length)}
 	if err := l.run(*mode, flag.Arg(0)); err != nil {
 		fmt.Fprintln(os.Stderr, "load:", err)
 		os.Exit(1)
@@ -75,7 +78,7 @@ func (l *load) run(mode, what string) error {
 		return l.memory(what)
 	}
 	access := os.O_RDONLY
-	if mode == "verify" {
+	if mode == "verify" || l.write {
 		access = os.O_RDWR
 	}
 	f, err := os.OpenFile(what, access|syscall.O_DIRECT, 0)
@@ -141,23 +144,31 @@ func (l *load) do(request func([]byte, int64) (int, error), b []byte, off int64)
 	return err
 }
 
-// random reads at random.
+// request is what random and sequential do.
+func (l *load) request() func([]byte, int64) (int, error) {
+	if l.write {
+		return l.f.WriteAt
+	}
+	return l.f.ReadAt
+}
+
+// random reads or writes at random.
 func (l *load) random(int) error {
 	b := aligned(block)
 	for l.more() {
-		if err := l.do(l.f.ReadAt, b, rand.Int64N(l.size/block)*block); err != nil {
+		if err := l.do(l.request(), b, rand.Int64N(l.size/block)*block); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// sequential reads a part of the device, again and again.
+// sequential reads or writes a part of the device, again and again.
 func (l *load) sequential(w int) error {
 	b := aligned(chunk)
 	part := l.size / int64(l.workers) / chunk * chunk
 	for off := int64(0); l.more(); off = (off + chunk) % part {
-		if err := l.do(l.f.ReadAt, b, int64(w)*part+off); err != nil {
+		if err := l.do(l.request(), b, int64(w)*part+off); err != nil {
 			return err
 		}
 	}
