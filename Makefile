@@ -110,7 +110,8 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-client
 	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install -m 644 boot/systemd/* dist/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -m 644 dist/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	sed -i 's,^\(ExecStart=@*\)dnbd ,\1$(PREFIX)/bin/dnbd ,' $(DESTDIR)$(PREFIX)/lib/systemd/system/dnbd*.service
 
 install-boot: ## what makes initramfs-tools boot from a group, to /etc/initramfs-tools below DESTDIR
 	install -d $(DESTDIR)/etc/initramfs-tools/hooks $(DESTDIR)/etc/initramfs-tools/scripts

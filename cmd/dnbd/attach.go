@@ -30,6 +30,7 @@ type attachOptions struct {
 	ioTimeout time.Duration
 	timeout   time.Duration // 0: the driver chooses
 	resume    bool
+	restart   bool // resume what there is to be resumed, and attach anew otherwise
 	nbd       nbdOptions
 	verbose   bool
 }
@@ -88,6 +89,7 @@ func attachCommand() *cobra.Command {
 	f.DurationVar(&o.ioTimeout, "io-timeout", 0, "let reads, and this command, fail when no server answers for this long, such as 30s (default: wait)")
 	f.DurationVar(&o.timeout, "timeout", 0, "with driver nbd, send a request again that was not answered for this long (default: 30s)")
 	f.BoolVar(&o.resume, "resume", false, "take over DEVICE, whose process has ended, with the same image: what waits for it goes on")
+	f.BoolVar(&o.restart, "restart", false, "as --resume if a process that has ended left DEVICE, and attach it otherwise: for service managers")
 	o.nbd.add(cmd)
 	f.BoolVar(&foreground, "foreground", false, "do not go to the background")
 	f.BoolVar(&report, "report", false, "be the process in the background, and tell the other one on standard output")
@@ -107,8 +109,10 @@ func (o *attachOptions) check(cmd *cobra.Command) error {
 	switch {
 	case o.timeout < 0:
 		return usagef("--timeout %v is negative", o.timeout)
-	case o.resume && o.device == "":
-		return usagef("--resume: name the DEVICE that is to be taken over")
+	case (o.resume || o.restart) && o.device == "":
+		return usagef("--resume and --restart: name the DEVICE that is to be taken over")
+	case o.resume && o.restart:
+		return usagef("--resume and --restart contradict each other: name one of them")
 	case cmd.Flags().Changed("cache-size") && o.cacheSize <= 0:
 		return usagef("--cache-size %s: a cache has to hold something", o.cacheSize.String())
 	case o.ioTimeout < 0:
@@ -148,7 +152,7 @@ func (o *attachOptions) candidates() []attach.Driver {
 	if o.device != "" {
 		all = slices.DeleteFunc(all, func(d attach.Driver) bool { return d.Name() == socketDriver })
 	}
-	if o.resume {
+	if o.resume || o.restart {
 		for _, d := range all {
 			if claim.Exists(claims(), d.Name(), o.device) {
 				return []attach.Driver{d} // no other can take it over

@@ -96,9 +96,9 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 		dev = a.overlay
 		defer func() { err = a.overlay.end(o.cow == cowMemory, err) }()
 	}
-	a.device, err = driver.Attach(ctx, dev, attach.Options{
-		Device: o.device, Resume: o.resume, Socket: o.socket, Name: offer.Descriptor.Name, ID: o.id(offer.Descriptor.ID().String()), Times: o.times(), Log: log,
-	})
+	a.device, err = o.take(attach.Options{
+		Device: o.device, Socket: o.socket, Name: offer.Descriptor.Name, ID: o.id(offer.Descriptor.ID().String()), Times: o.times(), Log: log,
+	}, func(options attach.Options) (attach.Attachment, error) { return driver.Attach(ctx, dev, options) })
 	if err != nil {
 		return err
 	}
@@ -111,6 +111,17 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 			Image: fmt.Sprintf("%s@%d", offer.Descriptor.Name, offer.Descriptor.Revision), Network: a.network.String(),
 		})
 	})
+}
+
+// take takes a device over or attaches it, as o says.
+func (o *attachOptions) take(options attach.Options, do func(attach.Options) (attach.Attachment, error)) (attach.Attachment, error) {
+	options.Resume = o.resume || o.restart
+	a, err := do(options)
+	if o.restart && errors.Is(err, attach.ErrNothingLeft) {
+		options.Resume = false
+		a, err = do(options)
+	}
+	return a, err
 }
 
 // retryTime is the time between two tries to detach what is in use when the process was told to stop.

@@ -199,13 +199,14 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 	}
 	a := &attachment{remote: o.image, started: time.Now()}
 	options := attach.Options{
-		Device: o.device, Resume: o.resume, Socket: o.socket, Name: strings.Trim(u.Host+"-"+u.Export, "-"), ID: o.id(o.image),
+		Device: o.device, Socket: o.socket, Name: strings.Trim(u.Host+"-"+u.Export, "-"), ID: o.id(o.image),
 		Times: o.times(), Log: log,
 	}
 	if k, ok := driver.(*kernelnbd.Driver); ok && !o.nbd.relay && o.cow == "" {
-		a.device, err = k.AttachRemote(ctx, o.image, kernelnbd.RemoteOptions{
-			Dial: config, ReadOnly: o.nbd.readOnly, BlockSize: o.nbd.blockSize, Size: o.nbd.size,
-		}, options)
+		how := kernelnbd.RemoteOptions{Dial: config, ReadOnly: o.nbd.readOnly, BlockSize: o.nbd.blockSize, Size: o.nbd.size}
+		a.device, err = o.take(options, func(options attach.Options) (attach.Attachment, error) {
+			return k.AttachRemote(ctx, o.image, how, options)
+		})
 		switch {
 		case err == nil:
 			why = append(why, "the kernel talks to the server itself")
@@ -228,7 +229,10 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 			dev = a.overlay
 			defer func() { err = a.overlay.end(o.cow == cowMemory, err) }()
 		}
-		if a.device, err = driver.Attach(ctx, dev, options); err != nil {
+		a.device, err = o.take(options, func(options attach.Options) (attach.Attachment, error) {
+			return driver.Attach(ctx, dev, options)
+		})
+		if err != nil {
 			return err
 		}
 		a.size = dev.Size()

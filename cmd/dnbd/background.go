@@ -169,6 +169,9 @@ func (o *attachOptions) args() []string {
 	if o.resume {
 		args = append(args, "--resume")
 	}
+	if o.restart {
+		args = append(args, "--restart")
+	}
 	if o.verbose {
 		args = append(args, "--verbose")
 	}
