@@ -113,10 +113,14 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	install -m 644 dist/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
 	sed -i 's,^\(ExecStart=@*\)dnbd ,\1$(PREFIX)/bin/dnbd ,' $(DESTDIR)$(PREFIX)/lib/systemd/system/dnbd*.service
 
-install-boot: ## what makes initramfs-tools boot from a group, to /etc/initramfs-tools below DESTDIR
+install-boot: ## what makes initramfs-tools and dracut boot from a group, to /etc/initramfs-tools and /usr/lib/dracut below DESTDIR
 	install -d $(DESTDIR)/etc/initramfs-tools/hooks $(DESTDIR)/etc/initramfs-tools/scripts
 	install boot/initramfs-tools/hooks/dnbd $(DESTDIR)/etc/initramfs-tools/hooks/
 	install -m 644 boot/initramfs-tools/scripts/dnbd $(DESTDIR)/etc/initramfs-tools/scripts/
+	install -m 644 boot/dnbd-root.sh $(DESTDIR)/etc/initramfs-tools/scripts/dnbd-root
+	install -d $(DESTDIR)/usr/lib/dracut/modules.d/90dnbd
+	install boot/dracut/module-setup.sh $(DESTDIR)/usr/lib/dracut/modules.d/90dnbd/
+	install -m 644 boot/dnbd-root.sh boot/dracut/parse-dnbd.sh boot/dracut/mount-dnbd.sh $(DESTDIR)/usr/lib/dracut/modules.d/90dnbd/
 
 clean: ## remove what was built
 	rm -rf bin

@@ -47,7 +47,7 @@ func TestTheCommandLineIsUnderstood(t *testing.T) {
 			{"nbdroot=10.0.0.1", "no: nbdroot=10.0.0.1" + nameless},
 			{"dnbd=:debian:overlay=disk", "no: overlay=disk in dnbd= on the kernel's command line: there are memory and none"},
 		} {
-			script := ". ./initramfs-tools/scripts/dnbd; " +
+			script := ". ./dnbd-root.sh; " +
 				"if dnbd_parse $0; then echo image $dnbd_image flags $dnbd_flags overlay $dnbd_overlay; else echo no: $dnbd_why; fi"
 			out, err := exec.Command(shell[0], append(shell[1:], "-c", script, c.line)...).CombinedOutput()
 			if got := strings.TrimSpace(string(out)); err != nil || got != c.want {

@@ -28,6 +28,7 @@ type attachOptions struct {
 	driver    string
 	socket    string
 	ioTimeout time.Duration
+	wait      time.Duration // for a server; 0: for ever
 	timeout   time.Duration // 0: the driver chooses
 	resume    bool
 	restart   bool // resume what there is to be resumed, and attach anew otherwise
@@ -87,6 +88,7 @@ func attachCommand() *cobra.Command {
 	f.StringVar(&o.driver, "driver", attach.Auto, "attach by `DRIVER`: ublk, nbd or fuse, which make a block device and need root, socket, or auto, the best of these")
 	f.StringVar(&o.socket, "socket", "", "make the socket at `PATH` (default: named after the image, in "+control.Dir()+"/nbd)")
 	f.DurationVar(&o.ioTimeout, "io-timeout", 0, "let reads, and this command, fail when no server answers for this long, such as 30s (default: wait)")
+	f.DurationVar(&o.wait, "wait", 0, "give up when no server has offered the image for this long (default: wait)")
 	f.DurationVar(&o.timeout, "timeout", 0, "with driver nbd, send a request again that was not answered for this long (default: 30s)")
 	f.BoolVar(&o.resume, "resume", false, "take over DEVICE, whose process has ended, with the same image: what waits for it goes on")
 	f.BoolVar(&o.restart, "restart", false, "as --resume if a process that has ended left DEVICE, and attach it otherwise: for service managers")
@@ -107,6 +109,8 @@ func (o *attachOptions) check(cmd *cobra.Command) error {
 		return err
 	}
 	switch {
+	case o.wait < 0:
+		return usagef("--wait %v is negative", o.wait)
 	case o.timeout < 0:
 		return usagef("--timeout %v is negative", o.timeout)
 	case (o.resume || o.restart) && o.device == "":

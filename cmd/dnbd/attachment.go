@@ -59,21 +59,8 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 	if err != nil {
 		return err
 	}
-	look := ctx
-	if o.ioTimeout > 0 {
-		var cancel context.CancelFunc
-		look, cancel = context.WithTimeout(ctx, o.ioTimeout)
-		defer cancel()
-	}
-	policy, err := o.policy(t)
+	offer, err := o.find(ctx, a.network, t)
 	if err != nil {
-		return err
-	}
-	offer, err := find(look, a.network, t, policy)
-	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("no server offered %s within --io-timeout %v in %v", t.What(), o.ioTimeout, a.network)
-		}
 		return err
 	}
 	a.cacheFile = o.cache
@@ -111,6 +98,28 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 			Image: fmt.Sprintf("%s@%d", offer.Descriptor.Name, offer.Descriptor.Revision), Network: a.network.String(),
 		})
 	})
+}
+
+// find is find for as long as o says.
+func (o *attachOptions) find(ctx context.Context, n client.Network, t target.Target) (target.Offer, error) {
+	policy, err := o.policy(t)
+	if err != nil {
+		return target.Offer{}, err
+	}
+	limit, flag := o.ioTimeout, "--io-timeout"
+	if o.wait > 0 && (limit == 0 || o.wait < limit) {
+		limit, flag = o.wait, "--wait"
+	}
+	if limit == 0 {
+		return find(ctx, n, t, policy)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	offer, err := find(ctx, n, t, policy)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no server offered %s within %s %v in %v", t.What(), flag, limit, n)
+	}
+	return offer, err
 }
 
 // take takes a device over or attaches it, as o says.

@@ -125,7 +125,7 @@ func (o *attachOptions) checkImage(cmd *cobra.Command) error {
 	if _, err := nbd.ParseURI(o.image); err != nil {
 		return usagef("%w", err)
 	}
-	for _, name := range []string{"group", "iface", "group-key", "cache", "cache-size", "trust", "allow-rollback"} {
+	for _, name := range []string{"group", "iface", "group-key", "cache", "cache-size", "wait", "trust", "allow-rollback"} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
 			return usagef("--%s is for images of a group, and %s is an export of an NBD server", name, o.image)
 		}

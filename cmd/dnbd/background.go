@@ -163,6 +163,9 @@ func (o *attachOptions) args() []string {
 	if o.ioTimeout > 0 {
 		args = append(args, "--io-timeout="+o.ioTimeout.String())
 	}
+	if o.wait > 0 {
+		args = append(args, "--wait="+o.wait.String())
+	}
 	if o.timeout > 0 {
 		args = append(args, "--timeout="+o.timeout.String())
 	}

@@ -54,7 +54,7 @@ func TestAMachineWithNothingBootsToALogin(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 	defer cancel()
-	initramfs, err := bootInitramfs()
+	initrd, err := initramfs[initramfsTools]()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestAMachineWithNothingBootsToALogin(t *testing.T) {
 	}
 	serve(t, l, "s1", image)
 	serveAddresses(t, l, "s1", l.Addr("v1"))
-	offerBoot(t, l, "s1", "--kernel", filepath.Join(filepath.Dir(modules), "vmlinuz"), "--initrd", initramfs, "--ipxe", "",
+	offerBoot(t, l, "s1", "--kernel", filepath.Join(filepath.Dir(modules), "vmlinuz"), "--initrd", initrd, "--ipxe", "",
 		"--append", "dnbd=:bookworm:driver=fuse,cache-size=128M console=ttyS0 panic=-1 tsc=reliable")
 	g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Memory: 768, Netboot: true})
 	if err := logIn(ctx, g); err != nil {
