@@ -11,8 +11,8 @@ build="ca-certificates"
 lab="$build iproute2 util-linux nftables ethtool"
 # Foreign programs that tests compare with: they read our NBD, make file systems, look into them, give addresses, read our units.
 foreign="libnbd-bin python3-libnbd qemu-utils nbdkit nbd-client nbd-server fio erofs-utils squashfs-tools e2fsprogs fuse3 mount diffutils openssl minisign dnsmasq-base systemd mdadm"
-# Virtual machines, their kernels, and what is in their first file system: package e2e/vm, fetch-kernels.sh.
-vm="qemu-system-x86 busybox-static kmod xz-utils lz4 zstd mmdebstrap erofs-utils debian-archive-keyring"
+# Virtual machines, their firmware and kernels, and what is in their first file system: package e2e/vm, fetch-kernels.sh.
+vm="qemu-system-x86 busybox-static kmod xz-utils lz4 zstd mmdebstrap erofs-utils debian-archive-keyring ovmf ipxe"
 
 case "${1-}" in
 build) want="$build" ;;

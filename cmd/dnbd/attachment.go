@@ -22,7 +22,6 @@ import (
 	"github.com/dnbd/dnbd/internal/client"
 	"github.com/dnbd/dnbd/internal/control"
 	"github.com/dnbd/dnbd/internal/target"
-	"github.com/dnbd/dnbd/internal/trust"
 )
 
 // attachment is what serve serves.
@@ -63,11 +62,7 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 	if err != nil {
 		return err
 	}
-	policy, err := o.policy(t)
-	if err != nil {
-		return err
-	}
-	offer, err := o.find(ctx, a.network, t, policy)
+	offer, err := o.find(ctx, a.network, t)
 	if err != nil {
 		return err
 	}
@@ -109,17 +104,21 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 }
 
 // find is find for as long as o says.
-func (o *attachOptions) find(ctx context.Context, n client.Network, t target.Target, p *trust.Policy) (target.Offer, error) {
+func (o *attachOptions) find(ctx context.Context, n client.Network, t target.Target) (target.Offer, error) {
+	policy, err := o.policy(t)
+	if err != nil {
+		return target.Offer{}, err
+	}
 	limit, flag := o.ioTimeout, "--io-timeout"
 	if o.wait > 0 && (limit == 0 || o.wait < limit) {
 		limit, flag = o.wait, "--wait"
 	}
 	if limit == 0 {
-		return find(ctx, n, t, p)
+		return find(ctx, n, t, policy)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	offer, err := find(ctx, n, t, p)
+	offer, err := find(ctx, n, t, policy)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("no server offered %s within %s %v in %v", t.What(), flag, limit, n)
 	}
