@@ -170,6 +170,13 @@ func (a *attachment) run(ctx context.Context, log *slog.Logger, report func() er
 			log.Warn("close the control socket", "error", err)
 		}
 	}()
+	keep := deviceCapabilities
+	if a.device.Driver() == socketDriver {
+		keep = socketCapabilities
+	}
+	if err := dropPrivileges(keep); err != nil {
+		log.Debug("the process keeps its privileges", "error", err)
+	}
 	a.logFile = keepLog(svc.Path())
 	defer dropLog(a.logFile)
 	if err := report(); err != nil {

@@ -97,7 +97,8 @@ func heard(n client.Network, d client.Discovery) string {
 			"the switches pass multicast (IGMP snooping needs a querier), and that no firewall stops UDP port %d", wire.Port)
 	}
 	ids := slices.Compact(slices.Sorted(maps.Values(d.Servers)))
-	return fmt.Sprintf("heard %s, which offers nothing, or whose answer does not arrive; check that no firewall stops UDP port %d",
+	return fmt.Sprintf("heard %s, which offers nothing, or does not allow this host, or whose answer does not arrive; check that no firewall stops "+
+		"UDP port %d",
 		target.ServerList(ids), wire.Port)
 }
 

@@ -128,6 +128,9 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 			return err
 		}
 		cfg.Interfaces, cfg.Keys = n.Interfaces, n.Keys
+		if cfg.Allow, err = o.networks(); err != nil {
+			return err
+		}
 	}
 	var status net.Listener
 	if o.status != "" {

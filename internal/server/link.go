@@ -16,6 +16,7 @@ import (
 
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/listen"
 	"github.com/dnbd/dnbd/internal/mcast"
 	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/udp"
@@ -160,6 +161,9 @@ func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 				l.log.Error("receive", "error", err)
 			}
 			return
+		}
+		if len(l.server.cfg.Allow) > 0 && !listen.AllowedIP(l.server.cfg.Allow, m.From.Addr()) {
+			continue // to others there is no server here
 		}
 		if opened = l.opener.Open(opened[:0], m.Segments()); len(opened) == 0 {
 			continue

@@ -33,10 +33,11 @@ const (
 type Config struct {
 	Group      netip.AddrPort // of discovery; data groups are derived from it; invalid for none
 	Interfaces []udp.Interface
-	ID         uint16     // of this server, unique in the group; 0 to choose one that is free
-	Rate       uint64     // bits a second on each interface, 0 to follow the receivers' reports
-	Threads    int        // readers of blocks; 0 for as many as there are processors, at least 4
-	Keys       *seal.Ring // of the group; nil for none
+	ID         uint16         // of this server, unique in the group; 0 to choose one that is free
+	Allow      []netip.Prefix // networks whose clients the group's questions and requests are heard from; none for all
+	Rate       uint64         // bits a second on each interface, 0 to follow the receivers' reports
+	Threads    int            // readers of blocks; 0 for as many as there are processors, at least 4
+	Keys       *seal.Ring     // of the group; nil for none
 	Log        *slog.Logger
 	// Rehash makes an image anew that changed under the server. Nil leaves it withdrawn.
 	Rehash func(ctx context.Context, path string) (*image.Image, error)
