@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
@@ -23,14 +24,15 @@ type Client struct {
 	// OnBlock, if set, is called with each block that becomes here.
 	OnBlock func(block uint32)
 
+	seals  seals
 	image  *Image
 	wakeAt time.Time
 }
 
 // NewClient starts a client of an image. It asks for nothing yet.
 func (w *World) NewClient(image *Image, window int, link Link) *Client {
-	c := &Client{image: image, Have: make([]bool, image.Total()), Left: int(image.Total())}
-	c.Node = w.NewNode(link, c.receive)
+	c := &Client{image: image, Have: make([]bool, image.Total()), Left: int(image.Total()), seals: w.seals(seal.Client, seal.Server)}
+	c.Node = w.NewNode(link, c.seals.opened(c.receive))
 	c.Receiver = mcast.NewReceiver(w.now, mcast.ReceiverConfig{
 		ID: image.ID, Blocks: image.Total(), Length: image.Len,
 		Keep:  func(block uint32) bool { return !c.Have[block] },
@@ -98,7 +100,7 @@ func (c *Client) pump() {
 		c.Join(g)
 	}
 	for _, p := range c.Receiver.Packets() {
-		c.Send(p.To, p.Data)
+		c.Send(p.To, c.seals.sealer.Control(p.Data))
 	}
 	c.wake(c.Receiver.Next(now).Add(-c.Skew))
 }

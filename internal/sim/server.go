@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
@@ -28,6 +29,7 @@ type Server struct {
 	// Cost, if set, is how long the machine's own work took, in real time.
 	Cost *time.Duration
 
+	seals   seals
 	image   *Image
 	stopped bool
 	held    [][]byte     // datagrams that arrived while stopped
@@ -38,8 +40,8 @@ type Server struct {
 
 // NewServer starts a server of an image. Its epoch follows from the world's seed.
 func (w *World) NewServer(id uint16, image *Image, rate uint64, link Link) *Server {
-	s := &Server{image: image, LoadTime: 100 * time.Microsecond}
-	s.Node = w.NewNode(link, s.receive)
+	s := &Server{image: image, LoadTime: 100 * time.Microsecond, seals: w.seals(seal.Server, seal.Client)}
+	s.Node = w.NewNode(link, s.seals.opened(s.receive))
 	s.Start(id, rate)
 	s.Join(Group)
 	return s
@@ -141,7 +143,8 @@ func (s *Server) pump() {
 			break
 		}
 		for i := range b.Headers {
-			s.Send(b.To, append(append(make([]byte, 0, len(b.Headers[i])+len(b.Payloads[i])), b.Headers[i]...), b.Payloads[i]...))
+			room := len(b.Headers[i]) + len(b.Payloads[i]) + s.seals.sealer.Overhead()
+			s.Send(b.To, s.seals.sealer.Seal(make([]byte, 0, room), b.Headers[i], b.Payloads[i]))
 		}
 	}
 	for _, l := range sender.Loads() {
@@ -157,7 +160,7 @@ func (s *Server) pump() {
 		})
 	}
 	for _, p := range sender.Packets() {
-		s.Send(p.To, p.Data)
+		s.Send(p.To, s.seals.sealer.Control(p.Data))
 	}
 	s.wake(next)
 }

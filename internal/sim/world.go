@@ -9,11 +9,14 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"time"
+
+	"github.com/dnbd/dnbd/internal/seal"
 )
 
 // World is a network, its nodes and its time.
 type World struct {
 	Rand *rand.Rand
+	Keys *seal.Ring // of the group, set before there are nodes; nil for none
 
 	now    time.Time
 	events eventHeap

@@ -265,13 +265,22 @@ func ParseAnnounce(b []byte) (Announce, error) {
 	return a, nil
 }
 
+// paddedSize is the length that most datagrams have which tell of images, before they are sealed: in a group with a key they pass
+// where the MTU is 1280, the least of IPv6.
+const paddedSize = 1160
+
 // SealedSize is the length that a control datagram is to be padded to before it is sealed, so that it does not tell how many images
 // there are.
 func SealedSize(b []byte) int {
 	t, err := TypeOf(b)
-	// An answer without offers may go to an address that has not proved itself, and stays as small as the question.
-	if err == nil && (t == TypeAnnounce || t == TypeWelcome && len(b) > 7 && b[7] > 0) {
-		return MaxControlSize
+	switch {
+	case err != nil || t != TypeAnnounce && t != TypeWelcome:
+		return len(b)
+	case t == TypeWelcome && (len(b) < welcomeFixed || b[7] == 0):
+		// Without offers it may go to an address that has not proved itself, and stays as small as the question.
+		return len(b)
+	case len(b) <= paddedSize:
+		return paddedSize
 	}
-	return len(b)
+	return MaxControlSize
 }
