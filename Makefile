@@ -8,6 +8,7 @@ export GOFLAGS := $(strip $(GOFLAGS) $(if $(shell git rev-parse HEAD 2>/dev/null
 
 PREFIX ?= /usr/local
 FUZZTIME ?= 60s
+SOAKTIME ?= 30m
 
 # Root on Linux can run every test, so there none may be skipped.
 ifeq ($(shell uname -s)/$(shell id -u),Linux/0)
@@ -87,6 +88,10 @@ sim: ## ten thousand simulated machines that boot together; takes minutes. SIMFL
 fuzz: ## each fuzz target for FUZZTIME, 60s unless set
 	@set -e; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 		echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p; done; done
+
+soak: build ## the real program, for SOAKTIME, 30m unless set: clients come and go, everything fails, and nothing may leak
+	scripts/install-deps.sh test
+	$(GO) run ./e2e/soak -time $(SOAKTIME)
 
 bench: build ## side by side with others; writes docs/benchmarks.md
 	scripts/install-deps.sh bench

@@ -80,12 +80,6 @@ type stream struct {
 	received uint64
 }
 
-// note takes a symbol's number in.
-func (s *stream) note(seq uint64) {
-	s.received++
-	s.pass(seq)
-}
-
 // pass takes in that the sender has got as far as seq.
 func (s *stream) pass(seq uint64) {
 	if !s.joined || seq > s.seen {
