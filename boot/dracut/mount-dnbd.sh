@@ -9,7 +9,7 @@ dnbd_network() {
 	dnbd_left=$dnbd_wait
 	until [ -n "$(ip -o address show up scope global)" ]; do
 		[ "$dnbd_left" -gt 0 ] || {
-			dnbd_fail "there is no network: no network card was found, or DHCP does not answer; ip=ADDRESS::ROUTER:NETMASK::INTERFACE:none does without"
+			dnbd_fail "there is no network: no network card was found, or DHCP does not answer"
 			return
 		}
 		[ $((dnbd_left % 10)) != 0 ] || echo "dnbd: waiting for the network, $dnbd_left s more" >/dev/console

@@ -195,7 +195,8 @@ func TestABootThatFailsSaysWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 		serve(t, l, "s1", other)
-		g := diskless(t, l, tool, fmt.Sprintf("dnbd=:missing ip=%v:::255.255.0.0::ens2:none panic=1", l.Addr("v1")))
+		serveAddresses(t, l, "s1", l.Addr("v1"))
+		g := diskless(t, l, tool, "dnbd=:missing panic=1")
 		if err := g.AwaitEnd(ctx); err != nil { // it reboots, as panic= asks for
 			t.Error(err)
 		}
