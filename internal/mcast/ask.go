@@ -277,7 +277,7 @@ func (r *Receiver) sendWant(now time.Time, p *replica, ranges []wire.Range) {
 	}
 	w := wire.Want{
 		Server: p.id, Handle: p.handle, Epoch: p.epoch, Cookie: p.cookie, Time: stamp,
-		Joined: p.stream.joined, Seen: p.stream.seen, Received: uint32(p.stream.received), Drops: r.drops, Ranges: ranges,
+		Joined: p.stream.joined, Seen: p.stream.seen, Received: uint32(p.stream.received), Drops: r.drops, Age: p.stream.age(now), Ranges: ranges,
 	}
 	r.packets = append(r.packets, Packet{To: p.addr, Data: w.Append(nil)})
 	r.stats.Wants++

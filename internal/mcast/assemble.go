@@ -94,7 +94,12 @@ func (r *Receiver) note(now time.Time, from netip.AddrPort, d *wire.Data, n uint
 	}
 	r.stirred = r.stirred || p.misses > 0 || d.Seq >= p.watch
 	p.hear(now)
-	p.stream.pass(d.Seq)
+	if n > 0 && !p.stream.joined {
+		p.reportAt = now.Add(r.reportPeriod() - reportMin) // the server learns how long the way is before it is crowded
+	}
+	if p.stream.pass(d.Seq) && n > 0 {
+		p.stream.arrived = now
+	}
 	if n > 0 {
 		p.fed, r.deaf = now, false
 		p.stream.received += n

@@ -82,6 +82,7 @@ func (s *Sender) NextBurst(now time.Time) *Burst {
 	s.stats.Symbols += uint64(len(b.Headers))
 	n := b.Bytes()
 	s.stats.Bytes += uint64(n)
+	e.depart(now)
 	s.pace.spend(now, n)
 	return b
 }

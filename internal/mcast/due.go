@@ -18,8 +18,11 @@ func (r *Receiver) unanswered(now time.Time) {
 			}
 			p.unanswered = p.unanswered[1:]
 			r.retry(p, q)
-			if p.heard.Before(q.at) {
+			if !q.at.Before(p.backedOff) {
+				p.backedOff = now // once for all that were under way: the answers may only take longer than they did
 				p.rtt.backoff++
+			}
+			if p.heard.Before(q.at) {
 				r.doubt(p, p.misses+1, false)
 			} else if p.mute++; p.mute >= maxMute && len(r.replicas) > 1 {
 				p.mute, p.suspended = 0, now.Add(suspendTime)

@@ -80,7 +80,7 @@ func (r *Receiver) ack(now time.Time, from netip.AddrPort, b []byte) error {
 		r.bulkFrom = now // nothing to listen for
 	}
 	if p.stream.seen > a.Seq+maxOvertake {
-		p.stream.seen = a.Seq // a forged symbol had led it astray
+		p.stream.seen, p.stream.arrived = a.Seq, time.Time{} // a forged symbol had led it astray
 	}
 	if a.Queued == 0 && a.InFlight == 0 && len(q.blocks) > 0 {
 		p.fruitless++ // its queue is full, or it is not what it says it is

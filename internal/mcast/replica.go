@@ -60,6 +60,7 @@ type replica struct {
 	rate        uint64
 	backlog     time.Duration
 	unanswered  []request
+	backedOff   time.Time // when the timeout was last made longer
 	reportAt    time.Time // when to send a report if no request carries one
 	reported    uint64    // stream.received at the last one
 
@@ -77,14 +78,25 @@ type request struct {
 type stream struct {
 	joined   bool
 	seen     uint64
+	arrived  time.Time // when the symbol with that number did, zero if it did not
 	received uint64
 }
 
-// pass takes in that the sender has got as far as seq.
-func (s *stream) pass(seq uint64) {
-	if !s.joined || seq > s.seen {
-		s.joined, s.seen = true, seq
+// pass takes in that the sender has got as far as seq, and says whether that is news.
+func (s *stream) pass(seq uint64) bool {
+	if s.joined && seq <= s.seen {
+		return false
 	}
+	s.joined, s.seen, s.arrived = true, seq, time.Time{}
+	return true
+}
+
+// age is how long ago the symbol numbered seen arrived, as a WANT tells it.
+func (s *stream) age(now time.Time) uint32 {
+	if us := now.Sub(s.arrived).Microseconds(); !s.arrived.IsZero() && us < wire.AgeUnknown {
+		return uint32(max(us, 0))
+	}
+	return wire.AgeUnknown
 }
 
 // bulkPosition is the block that a bulk stream is at, once it was heard.

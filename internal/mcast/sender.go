@@ -1,6 +1,7 @@
 package mcast
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -65,8 +66,9 @@ type export struct {
 	sent      map[uint32]sent
 	order     []transmission // in the order of sending; the last one of each block is in sent
 	parity    parity
-	step      int    // of the pacer, that stepSeq is of
-	stepSeq   uint64 // last number given out before it
+	trains    []train // of late, in the order of sending
+	step      int     // of the pacer, that stepSeq is of
+	stepSeq   uint64  // last number given out before it
 
 	idleSince time.Time // the stream ran dry
 	tailAt    time.Time // when to repeat its last number, zero while there is work
@@ -84,6 +86,32 @@ type transmission struct {
 type sent struct {
 	end        uint64 // sequence number of its last symbol
 	nextParity int    // symbols of parity used so far, for each generation
+}
+
+// train is what was sent at once: symbols up to a number.
+type train struct {
+	end uint64
+	at  time.Time
+}
+
+// maxTrains bounds how many trains a stream remembers: at 10 Gbit/s those of the last 200 ms.
+const maxTrains = 4096
+
+// depart notes that the symbols so far have been sent.
+func (e *export) depart(now time.Time) {
+	if len(e.trains) == maxTrains {
+		e.trains = e.trains[1:]
+	}
+	e.trains = append(e.trains, train{e.seq, now})
+}
+
+// departed is when the symbol with a number was sent, zero if that was too long ago.
+func (e *export) departed(seq uint64) time.Time {
+	i, _ := slices.BinarySearchFunc(e.trains, seq, func(t train, seq uint64) int { return cmp.Compare(t.end, seq) })
+	if i == len(e.trains) || i == 0 && len(e.trains) == maxTrains {
+		return time.Time{}
+	}
+	return e.trains[i].at
 }
 
 // ahead is how many symbols of the stream will be sent before what is enqueued in a class now, but for the parity that goes unasked.

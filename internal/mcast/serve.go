@@ -131,9 +131,10 @@ func (s *Sender) hear(now time.Time, p *peer, e *export, w *wire.Want) {
 		r = &report{}
 		p.reports[w.Handle] = r
 	}
-	if stretch, ok := r.update(now, w.Seen, w.Received); ok {
-		if stretch.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
-			s.pace.sample(now, stretch, s.sched.live)
+	if sample, ok := r.update(now, w, e.departed(w.Seen)); ok {
+		sample.arrival *= float64(e.layout(0).size+wire.DataHeaderSize+frameOverhead) * 8
+		if sample.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
+			s.pace.sample(now, sample, s.sched.live)
 		}
 		e.parity.update(now, s.sched.peers, w.Handle)
 	}

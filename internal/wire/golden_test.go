@@ -139,14 +139,14 @@ var golden = []row{
 	{
 		name: "want", typ: TypeWant,
 		value: Want{
-			Server: 3, Handle: 5, Epoch: 4, Cookie: 2, Time: 1_000_000, Seen: 70_000, Received: 69_990, Drops: 1, Joined: true,
+			Server: 3, Handle: 5, Epoch: 4, Cookie: 2, Time: 1_000_000, Seen: 70_000, Received: 69_990, Drops: 1, Age: 1500, Joined: true,
 			Ranges: []Range{
 				{Block: 813, Count: 16, Priority: ReadAhead},
 				{Block: 40, Count: 1, Priority: Bulk, Need: 3},
 			},
 		},
 		bytes: "444e 01 04  0003 0005 00000004 0000000000000002 000f4240 000000011170 01 02 00011166 00000001" +
-			"0000000000000000" + "0000032d 0010 4000" + "00000028 0001 8003",
+			"000005dc 00000000" + "0000032d 0010 4000" + "00000028 0001 8003",
 	},
 	{
 		name: "want of a block that somebody waits for", typ: TypeWant,
@@ -159,9 +159,9 @@ var golden = []row{
 	},
 	{
 		name: "want that is a report only", typ: TypeWant,
-		value: Want{Server: 3, Handle: 5, Epoch: 4, Cookie: 2, Time: 9, Seen: MaxSeq, Joined: true},
+		value: Want{Server: 3, Handle: 5, Epoch: 4, Cookie: 2, Time: 9, Seen: MaxSeq, Age: AgeUnknown, Joined: true},
 		bytes: "444e 01 04  0003 0005 00000004 0000000000000002 00000009 ffffffffffff 01 00 00000000 00000000" +
-			"0000000000000000",
+			"ffffffff 00000000",
 	},
 	{
 		name: "want of all that a field can hold, before anything was heard", typ: TypeWant,
