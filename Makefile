@@ -8,6 +8,7 @@ export GOFLAGS := $(strip $(GOFLAGS) $(if $(shell git rev-parse HEAD 2>/dev/null
 
 PREFIX ?= /usr/local
 FUZZTIME ?= 60s
+SOAKTIME ?= 30m
 
 # Root on Linux can run every test, so there none may be skipped.
 ifeq ($(shell uname -s)/$(shell id -u),Linux/0)
@@ -26,7 +27,7 @@ PORTABLE = ./block/... ./image/... ./nbd/... ./ublk/... ./internal/... ./cmd/...
 
 DIRS = bench block boot cmd demo dist e2e image internal nbd ublk
 
-.PHONY: all build test test-vm vm check lint cross race fuzz bench bench-nbd run man install install-boot clean help
+.PHONY: all build test test-vm vm check lint cross race sim fuzz soak bench bench-nbd bench-vm run man install install-boot clean help
 
 all: build
 
@@ -81,9 +82,16 @@ race: ## all tests with the race detector
 	-scripts/build-userland.sh
 	$(GO) test -race -timeout 30m ./...
 
+sim: ## ten thousand simulated machines that boot together; takes minutes. SIMFLAGS='-clients 1000 -join 10s' and more
+	$(GO) run ./internal/sim/storm $(SIMFLAGS)
+
 fuzz: ## each fuzz target for FUZZTIME, 60s unless set
 	@set -e; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 		echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p; done; done
+
+soak: build ## the real program, for SOAKTIME, 30m unless set: clients come and go, everything fails, and nothing may leak
+	scripts/install-deps.sh test
+	$(GO) run ./e2e/soak -time $(SOAKTIME)
 
 bench: build ## side by side with others; writes docs/benchmarks.md
 	scripts/install-deps.sh bench
@@ -92,6 +100,13 @@ bench: build ## side by side with others; writes docs/benchmarks.md
 bench-nbd: build ## NBD servers side by side; writes docs/benchmarks-nbd.md
 	scripts/install-deps.sh bench
 	$(GO) run ./bench -set nbd
+
+bench-vm: build ## devices in virtual machines, side by side with others; writes docs/benchmarks-vm.md
+	scripts/install-deps.sh bench
+	scripts/install-deps.sh vm
+	scripts/fetch-kernels.sh
+	scripts/build-userland.sh
+	$(GO) run ./bench -set vm
 
 run: build ## see it work: one server and four clients on this machine
 	scripts/install-deps.sh run
@@ -110,12 +125,17 @@ install: build man ## to PREFIX, /usr/local unless set, below DESTDIR
 	ln -sf dnbd $(DESTDIR)$(PREFIX)/bin/nbd-client
 	install -m 644 bin/man/* $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install -m 644 boot/systemd/* dist/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -m 644 dist/systemd/* $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	sed -i 's,^\(ExecStart=@*\)dnbd ,\1$(PREFIX)/bin/dnbd ,' $(DESTDIR)$(PREFIX)/lib/systemd/system/dnbd*.service
 
-install-boot: ## what makes initramfs-tools boot from a group, to /etc/initramfs-tools below DESTDIR
+install-boot: ## what makes initramfs-tools and dracut boot from a group, to /etc/initramfs-tools and /usr/lib/dracut below DESTDIR
 	install -d $(DESTDIR)/etc/initramfs-tools/hooks $(DESTDIR)/etc/initramfs-tools/scripts
 	install boot/initramfs-tools/hooks/dnbd $(DESTDIR)/etc/initramfs-tools/hooks/
 	install -m 644 boot/initramfs-tools/scripts/dnbd $(DESTDIR)/etc/initramfs-tools/scripts/
+	install -m 644 boot/dnbd-root.sh $(DESTDIR)/etc/initramfs-tools/scripts/dnbd-root
+	install -d $(DESTDIR)/usr/lib/dracut/modules.d/90dnbd
+	install boot/dracut/module-setup.sh $(DESTDIR)/usr/lib/dracut/modules.d/90dnbd/
+	install -m 644 boot/dnbd-root.sh boot/dracut/parse-dnbd.sh boot/dracut/mount-dnbd.sh $(DESTDIR)/usr/lib/dracut/modules.d/90dnbd/
 
 clean: ## remove what was built
 	rm -rf bin

@@ -33,11 +33,11 @@ var layers = []layer{
 		"it is of use alone, and imports nothing of this project",
 	},
 	{
-		[]string{"image", "internal/cache"},
+		[]string{"image", "internal/cache", "internal/seal"},
 		"it is bytes, hashes and files, and knows of no network",
 	},
 	{
-		[]string{"internal/mcast", "internal/layer", "internal/source", "internal/attach"},
+		[]string{"internal/mcast", "internal/layer", "internal/source", "internal/attach", "internal/trust"},
 		"it is one part of a client or a server, and knows of neither",
 	},
 	{

@@ -21,10 +21,11 @@ type figure struct {
 type limit struct {
 	least, aim float64
 	more       bool // better is more
+	given      bool // there is a limit
 }
 
-func atMost(least, aim float64) limit  { return limit{least, aim, false} }
-func atLeast(least, aim float64) limit { return limit{least, aim, true} }
+func atMost(least, aim float64) limit  { return limit{least, aim, false, true} }
+func atLeast(least, aim float64) limit { return limit{least, aim, true, true} }
 
 // median is the middle of the samples.
 func (f *figure) median() float64 {
@@ -51,7 +52,7 @@ func (f *figure) verdict() string {
 		return f.median() <= v
 	}
 	switch {
-	case f.limit == limit{} || len(f.samples) == 0:
+	case !f.limit.given || len(f.samples) == 0:
 		return ""
 	case reached(f.limit.aim):
 		return aimReached

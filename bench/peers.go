@@ -68,11 +68,13 @@ func (n *network) nbdcopyCommand(port string) []string {
 //
 // It is tuned: full duplex for a network of switches, the sender's own limit just below the port's so that its queue stays short,
 // slices as large as it takes for fewer rounds of acknowledgements, no half second of waiting at the end, and invitations
-// repeated often because a receiver that missed one would not start.
-func (n *network) udpcast(ctx context.Context, hosts []string, path, rate string) (fetched, error) {
-	sender, err := n.start(ctx, "s1", "udp-sender", "--nokbd", "--no-progress", "--interface", "eth0",
+// repeated often because a receiver that missed one would not start. More arguments can be given.
+func (n *network) udpcast(ctx context.Context, hosts []string, path, rate string, more ...string) (fetched, error) {
+	sender, err := n.start(ctx, "s1", "udp-sender", append([]string{
+		"--nokbd", "--no-progress", "--interface", "eth0",
 		"--mcast-rdv-address", "239.0.0.9", "--ttl", "1", "--full-duplex", "--max-bitrate", rate, "--max-slice-size", "1024",
-		"--rexmit-hello-interval", "50", "--min-receivers", fmt.Sprint(len(hosts)), "-f", path)
+		"--rexmit-hello-interval", "50", "--min-receivers", fmt.Sprint(len(hosts)), "-f", path,
+	}, more...)...)
 	if err != nil {
 		return fetched{}, err
 	}

@@ -32,7 +32,7 @@ type report struct {
 
 // limits says what the figure has to reach, if anything.
 func (f *figure) limits() (least, aim string) {
-	if f.limit == (limit{}) {
+	if !f.limit.given {
 		return "", ""
 	}
 	sign, unit := "≤ ", ""

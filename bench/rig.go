@@ -119,8 +119,8 @@ func (r *rig) record(where, program string, args []string) {
 
 // serve starts a dnbd server on a host, with more flags, and waits until it is found.
 func (n *network) serve(ctx context.Context, host, path string, flags ...string) (*process, error) {
-	args := append([]string{"serve", "--iface", "eth0", "--id", strings.TrimPrefix(host, "s")}, flags...)
-	p, err := n.start(ctx, host, n.rig.dnbd, append(args, imageName+"="+path)...)
+	args := append([]string{"serve", "--iface", "eth0", "--id", strings.TrimPrefix(host, "s"), imageName + "=" + path}, flags...)
+	p, err := n.start(ctx, host, n.rig.dnbd, args...)
 	if err != nil {
 		return nil, err
 	}

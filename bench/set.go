@@ -29,9 +29,9 @@ var sets = []set{
 		page:    "benchmarks",
 		chart:   "What the port sent, and what loss costs",
 		versions: [][]string{
-			{"nbdkit", "--version"}, {"nbdcopy", "--version"}, {"qemu-nbd", "--version"}, {"dpkg-query", "-W", "udpcast"},
+			{"nbdkit", "--version"}, {"nbdcopy", "--version"}, {"qemu-nbd", "--version"}, {"dpkg-query", "-W", "udpcast"}, {"dpkg-query", "-W", "uftp"},
 		},
-		scenarios: []scenario{sharing, crowd, single, loss, disjoint, broken, failover},
+		scenarios: []scenario{sharing, crowd, single, sealing, loss, lossPeers, disjoint, broken, failover, replicas},
 	},
 	{
 		name:    "nbd",
@@ -47,6 +47,15 @@ var sets = []set{
 			{"fio", "--version"},
 		},
 		scenarios: []scenario{nbdStream, nbdReads, nbdWrites, nbdLatency, nbdTLS, nbdMemory, nbdCrowd},
+	},
+	{
+		name:      "vm",
+		command:   "make bench-vm",
+		title:     "Devices of real kernels",
+		where:     "with emulated machines that run Debian's Linux 6.12",
+		page:      "benchmarks-vm",
+		versions:  [][]string{{"nbdkit", "--version"}, {"dpkg-query", "-W", "nbd-client"}, {"qemu-system-x86_64", "--version"}},
+		scenarios: []scenario{vmBoot, vmClients, vmDrivers, vmOverlay, vmSurvival},
 	},
 }
 

@@ -27,6 +27,10 @@ func TestTheCommandLineIsUnderstood(t *testing.T) {
 			},
 			{"dnbd=dnbd://239.0.0.7:99/debian,driver=nbd", "image dnbd://239.0.0.7:99/debian flags --driver=nbd overlay memory"},
 			{"dnbd=dnbd://[ff15::1]:99/debian", "image dnbd://[ff15::1]:99/debian flags overlay memory"},
+			{
+				"dnbd=:debian:trust=RWSlYfxuHLOdZJFRTs0eyhkwjdKFD6LVozMnNvo3CZ0vpcrroO4PUIAu,io-timeout=1m",
+				"image debian flags --trust=RWSlYfxuHLOdZJFRTs0eyhkwjdKFD6LVozMnNvo3CZ0vpcrroO4PUIAu --io-timeout=1m overlay memory",
+			},
 			{"dnbd=:first dnbd=:last", "image last flags overlay memory"},
 			{"dnbd=:debian:cow=mem,driver=ublk", "image debian flags --cow=mem --driver=ublk overlay none"},
 			{"dnbd=nbd://10.0.0.1/disk,overlay=memory", "image nbd://10.0.0.1/disk flags overlay memory"},
@@ -43,7 +47,7 @@ func TestTheCommandLineIsUnderstood(t *testing.T) {
 			{"nbdroot=10.0.0.1", "no: nbdroot=10.0.0.1" + nameless},
 			{"dnbd=:debian:overlay=disk", "no: overlay=disk in dnbd= on the kernel's command line: there are memory and none"},
 		} {
-			script := ". ./initramfs-tools/scripts/dnbd; " +
+			script := ". ./dnbd-root.sh; " +
 				"if dnbd_parse $0; then echo image $dnbd_image flags $dnbd_flags overlay $dnbd_overlay; else echo no: $dnbd_why; fi"
 			out, err := exec.Command(shell[0], append(shell[1:], "-c", script, c.line)...).CombinedOutput()
 			if got := strings.TrimSpace(string(out)); err != nil || got != c.want {

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -110,7 +111,11 @@ func hash(ctx context.Context, path string, src *source, prev *Sidecar, o Create
 	if d, err = label(path, d, prev, o); err != nil {
 		return nil, err
 	}
-	return newImage(path, src, &Sidecar{Descriptor: d, ModTime: src.modTime, Tree: tree, Checksums: sums}), nil
+	s := &Sidecar{Descriptor: d, ModTime: src.modTime, Tree: tree, Checksums: sums}
+	if prev != nil && bytes.Equal(d.SignedText(), prev.Descriptor.SignedText()) {
+		s.Signature = prev.Signature // it is still what was signed
+	}
+	return newImage(path, src, s), nil
 }
 
 // label fills in the labels of d, the descriptor of the image at path, and validates it.

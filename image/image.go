@@ -71,16 +71,22 @@ func (m *Image) Path() string { return m.path }
 // Descriptor describes the image.
 func (m *Image) Descriptor() Descriptor { return m.sidecar.Descriptor }
 
+// Signature is the signature of the descriptor, unchecked; nil for none. It is not to be changed.
+func (m *Image) Signature() []byte { return m.sidecar.Signature }
+
 // ID names the image's content.
 func (m *Image) ID() ID { return m.id }
 
-// Rename gives the image another name. Its sidecar keeps its own: the name is for those who are offered the image meanwhile. It comes
-// before anything else that is done with the image. The error wraps ErrName when the name cannot be one.
+// Rename gives the image another name. Its sidecar keeps its own: the name is for those who are offered the image meanwhile, without
+// the signature, which is of the other name. It comes before anything else that is done with the image. The error wraps ErrName when the name cannot be one.
 func (m *Image) Rename(name string) error {
 	d := m.sidecar.Descriptor
 	d.Name = name
 	if err := d.Validate(); err != nil {
 		return fmt.Errorf("image %s: %w", m.path, err)
+	}
+	if d.Name != m.sidecar.Descriptor.Name {
+		m.sidecar.Signature = nil
 	}
 	m.sidecar.Descriptor = d
 	return nil

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 //	12   4  hash algorithm (AlgorithmBLAKE3)
 //	16   4  block size in bytes
 //	20   4  length of the name, N
-//	24   4  length of the signature, S: 0 in this version
+//	24   4  length of the signature, S; 0 for none
 //	28   4  0
 //	32   8  size of the image in bytes
 //	40   8  revision
@@ -27,7 +28,7 @@ import (
 //	56   8  the image's modification time when it was hashed, in nanoseconds since 1970 (signed); 0 for a block device
 //	64  32  root of the tree
 //	96   N  name
-//	     S  signature
+//	     S  signature of the descriptor, as minisign writes it (SignedText)
 //	    32  BLAKE3-256 of all that is before
 //	        the pages of the tree, in the order of their block numbers
 //	        8 for each data block: its checksum (Checksums)
@@ -46,7 +47,7 @@ const (
 var (
 	// ErrSidecarMagic: the file is not a sidecar.
 	ErrSidecarMagic = errors.New("not a sidecar")
-	// ErrSidecarVersion: it is a sidecar of a newer format, or signed, or of another hash algorithm.
+	// ErrSidecarVersion: it is a sidecar of a newer format, or of another hash algorithm.
 	ErrSidecarVersion = errors.New("unsupported sidecar version")
 	// ErrSidecarTruncated: it ends before the tree does.
 	ErrSidecarTruncated = errors.New("sidecar is truncated")
@@ -63,6 +64,8 @@ var (
 // Sidecar is what a sidecar file holds.
 type Sidecar struct {
 	Descriptor Descriptor
+	// Signature is that of the descriptor, at most MaxSignature bytes; nil for none. Nobody has checked it.
+	Signature []byte
 	// ModTime is when the image had been modified last when it was hashed; zero for a block device.
 	ModTime time.Time
 	// Tree is complete.
@@ -109,7 +112,7 @@ func (s *Sidecar) Validate(size int64, modTime time.Time) error {
 
 // decodeSidecar reads a sidecar of size bytes. It allocates no more than the tree that those bytes hold.
 func decodeSidecar(r io.ReaderAt, size int64) (*Sidecar, error) {
-	head := make([]byte, min(size, sidecarFixed+MaxNameLen+HashSize))
+	head := make([]byte, min(size, sidecarFixed+MaxNameLen+MaxSignature+HashSize))
 	if _, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
@@ -167,10 +170,11 @@ func decodeHeader(p []byte) (*Sidecar, int, error) {
 	if name > MaxNameLen {
 		return nil, 0, fmt.Errorf("%w: a name of %d bytes", ErrSidecarInvalid, name)
 	}
-	if signature != 0 {
-		return nil, 0, fmt.Errorf("%w: a signature of %d bytes, which this program cannot check", ErrSidecarVersion, signature)
+	if signature > MaxSignature {
+		return nil, 0, fmt.Errorf("%w: a signature of %d bytes", ErrSidecarInvalid, signature)
 	}
-	n := sidecarFixed + int(name)
+	named := sidecarFixed + int(name)
+	n := named + int(signature)
 	if len(p) < n+HashSize {
 		return nil, 0, fmt.Errorf("%w: it has %d bytes", ErrSidecarTruncated, len(p))
 	}
@@ -182,7 +186,7 @@ func decodeHeader(p []byte) (*Sidecar, int, error) {
 	}
 	s := &Sidecar{
 		Descriptor: Descriptor{
-			Name:      string(p[sidecarFixed:n]),
+			Name:      string(p[sidecarFixed:named]),
 			Revision:  u64(40),
 			Created:   time.Unix(int64(u64(48)), 0).UTC(),
 			Size:      int64(u64(32)),
@@ -194,6 +198,12 @@ func decodeHeader(p []byte) (*Sidecar, int, error) {
 	if err := s.Descriptor.Validate(); err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", ErrSidecarInvalid, err)
 	}
+	if signature > 0 {
+		s.Signature = bytes.Clone(p[named:n])
+		if _, err := parseSignature(s.Signature); err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", ErrSidecarInvalid, err)
+		}
+	}
 	if u32(28) != 0 {
 		return nil, 0, fmt.Errorf("%w: a reserved field is set", ErrSidecarInvalid)
 	}
@@ -204,7 +214,7 @@ func decodeHeader(p []byte) (*Sidecar, int, error) {
 func (s *Sidecar) appendHeader(p []byte) []byte {
 	d, start := s.Descriptor, len(p)
 	p = append(p, sidecarMagic...)
-	for _, v := range []uint32{SidecarVersion, AlgorithmBLAKE3, uint32(d.BlockSize), uint32(len(d.Name)), 0, 0} {
+	for _, v := range []uint32{SidecarVersion, AlgorithmBLAKE3, uint32(d.BlockSize), uint32(len(d.Name)), uint32(len(s.Signature)), 0} {
 		p = binary.BigEndian.AppendUint32(p, v)
 	}
 	modTime := int64(0)
@@ -216,6 +226,7 @@ func (s *Sidecar) appendHeader(p []byte) []byte {
 	}
 	p = append(p, d.Root[:]...)
 	p = append(p, d.Name...)
+	p = append(p, s.Signature...)
 	sum := Sum(p[start:])
 	return append(p, sum[:]...)
 }

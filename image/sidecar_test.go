@@ -40,7 +40,7 @@ func decode(p []byte) (*Sidecar, error) { return decodeSidecar(bytes.NewReader(p
 
 // resum makes the checksum of a header right again.
 func resum(p []byte) []byte {
-	n := sidecarFixed + int(binary.BigEndian.Uint32(p[20:]))
+	n := sidecarFixed + int(binary.BigEndian.Uint32(p[20:])) + int(binary.BigEndian.Uint32(p[24:]))
 	sum := Sum(p[:n])
 	copy(p[n:], sum[:])
 	return p
@@ -106,7 +106,8 @@ func TestADamagedSidecarIsRefusedForWhatIsWrong(t *testing.T) {
 		"more than the checksums":    {func(p []byte) []byte { return append(p, 0) }, ErrSidecarInvalid},
 		"version 2":                  {set(11, 2), ErrSidecarVersion},
 		"algorithm 2":                {resummed(15, 2), ErrSidecarVersion},
-		"signed":                     {set(27, 64), ErrSidecarVersion},
+		"signature of 32 KiB":        {set(26, 128), ErrSidecarInvalid},
+		"half of the signature":      {set(26, 1), ErrSidecarTruncated},
 		"name of 4 GiB":              {set(20, 0xff), ErrSidecarInvalid},
 		"reserved field":             {resummed(31, 1), ErrSidecarInvalid},
 		"block size 3":               {resummed(19, 3), ErrSidecarInvalid},
@@ -233,13 +234,17 @@ func TestASidecarFitsAFileBySizeAndTime(t *testing.T) {
 func FuzzDecodeSidecar(f *testing.F) {
 	whole := encode(f, small(f))
 	f.Add(whole)
+	signed := small(f)
+	signed.Signature = signed.Descriptor.Sign(newKey(f), signed.Descriptor.Created)
+	f.Add(encode(f, signed))
 	f.Add(whole[:100])
 	f.Add([]byte(sidecarMagic))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if len(p) > sidecarFixed {
 			// Past the checksum, or nothing behind it would ever be tried.
-			if n := binary.BigEndian.Uint32(p[20:]); n <= MaxNameLen && len(p) >= sidecarFixed+int(n)+HashSize {
+			n, s := binary.BigEndian.Uint32(p[20:]), binary.BigEndian.Uint32(p[24:])
+			if n <= MaxNameLen && s <= MaxSignature && len(p) >= sidecarFixed+int(n+s)+HashSize {
 				p = resum(bytes.Clone(p))
 			}
 		}

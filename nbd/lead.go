@@ -1,13 +1,14 @@
 package nbd
 
 import (
+	"runtime"
 	"slices"
 	"time"
 )
 
 const (
-	// inlineBytes is the largest read or write that the leader serves itself. Copying more takes long enough that another
-	// processor had better do it.
+	// inlineBytes is the largest read or write that the leader always serves itself. Copying more takes long enough that
+	// another processor had better do it, if there is one.
 	inlineBytes = 32 << 10
 	// inlineBatch and inlineReplies are when the leader writes replies although there are more requests to serve, so that the
 	// client has something to do: in bytes of data and in replies.
@@ -27,20 +28,24 @@ const (
 	slowCost  = 32
 	stuckCost = 64
 	quickMost = 128
-	// watchTick is how often somebody looks whether the leader is stuck, or those who serve large reads: a request that is slow
-	// where none was expected to be delays others by twice that at most.
-	watchTick = time.Millisecond
+	// watchFirst is when somebody looks for the first time whether the leader is stuck, or those who serve large reads. While
+	// nobody is, the time until the next look doubles up to watchMost: to look wakes a thread, which costs a busy connection a
+	// tenth when it happens each millisecond. A request that is slow where none was expected to be delays others by twice
+	// watchMost at most.
+	watchFirst = time.Millisecond
+	watchMost  = 8 * time.Millisecond
 )
 
 // leadership is who reads requests and who serves them, and whether they are stuck. The transmission's mu guards it.
 type leadership struct {
-	term  int         // of the leader; each has its own
-	busy  bool        // the leader serves a request or writes replies
-	seq   int         // how often it became busy
-	quick int         // requests that were quick, less the cost of those that were not
-	watch *time.Timer // calls look, unless nothing was busy lately; nil before the first use
-	armed bool        // watch runs
-	seen  int         // seq when look was called last
+	term  int           // of the leader; each has its own
+	busy  bool          // the leader serves a request or writes replies
+	seq   int           // how often it became busy
+	quick int           // requests that were quick, less the cost of those that were not
+	watch *time.Timer   // calls look, unless nothing was busy lately; nil before the first use
+	armed bool          // watch runs
+	tick  time.Duration // for which it does
+	seen  int           // seq when look was called last
 
 	waiting    []*request // large reads, for a pipe
 	piped      int        // replies to such that are in the making, queued or being written
@@ -49,10 +54,10 @@ type leadership struct {
 	servedSeen int        // served when look was called last
 }
 
-// close stops the timer.
-func (l *leadership) close() {
-	if l.watch != nil {
-		l.watch.Stop()
+// unwatch stops the timer. A look that is under way is the last.
+func (t *transmission) unwatch() {
+	if w := t.lead.watch; w != nil && w.Stop() {
+		t.count.busy.Add(-1)
 	}
 }
 
@@ -105,7 +110,7 @@ func (t *transmission) end(err error) {
 	}
 }
 
-// small says whether r is one of those that a leader may serve itself.
+// small says whether r is one of those that a leader serves itself wherever the device is quick.
 func (r *request) small() bool {
 	return r.length <= inlineBytes && (r.command == cmdRead || r.command == cmdWrite && r.flags&cmdFlagFUA == 0)
 }
@@ -126,11 +131,11 @@ func (t *transmission) delegate(r *request) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := &t.lead
+	l.seq++
+	t.watchLocked()
 	switch quick := l.quick >= quickRun; {
-	case quick && r.small():
+	case quick && (r.small() || r.command == cmdRead && t.alone()):
 		l.busy = true
-		l.seq++
-		t.watchLocked()
 		return false
 	case quick && r.command == cmdRead && t.splicer != nil:
 		l.waiting = append(l.waiting, r)
@@ -139,6 +144,14 @@ func (t *transmission) delegate(r *request) bool {
 		t.startLocked(r)
 	}
 	return true
+}
+
+// alone says whether the leader had better serve large reads itself, and write what it has read from its processor's cache:
+// over TLS, which takes far longer than reading, and when as many connections are busy as there are processors, so that
+// nobody is free to help.
+func (t *transmission) alone() bool {
+	_, secure := t.conn.(*tlsConn)
+	return secure || t.splicer == nil && t.count.busy.Load() >= int64(runtime.NumCPU())
 }
 
 // startLocked has another goroutine serve r.
@@ -178,11 +191,12 @@ func (t *transmission) watchLocked() {
 	case l.armed:
 		return
 	case l.watch == nil:
-		l.watch = time.AfterFunc(watchTick, t.look)
+		l.watch = time.AfterFunc(watchFirst, t.look)
 	default:
-		l.watch.Reset(watchTick)
+		l.watch.Reset(watchFirst)
 	}
-	l.armed = true
+	l.armed, l.tick = true, watchFirst
+	t.count.busy.Add(1)
 }
 
 // look replaces a leader that has been busy with one thing since the last look, and starts all large reads that wait if
@@ -191,12 +205,15 @@ func (t *transmission) look() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := &t.lead
+	l.tick = min(2*l.tick, watchMost)
 	if l.busy && l.seq == l.seen {
+		l.tick = watchFirst
 		l.busy = false
 		l.quick = max(l.quick-stuckCost, 0)
 		t.passLocked()
 	}
 	if len(l.waiting) > 0 && l.serving > 0 && l.served == l.servedSeen {
+		l.tick = watchFirst
 		l.quick = max(l.quick-stuckCost, 0)
 		for len(l.waiting) > 0 {
 			t.startLocked(l.nextLocked())
@@ -205,7 +222,9 @@ func (t *transmission) look() {
 	l.armed = l.busy || l.seq != l.seen || len(l.waiting) > 0 && l.serving > 0
 	l.seen, l.servedSeen = l.seq, l.served
 	if l.armed {
-		l.watch.Reset(watchTick)
+		l.watch.Reset(l.tick)
+	} else {
+		t.count.busy.Add(-1)
 	}
 }
 

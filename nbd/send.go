@@ -140,6 +140,18 @@ func (t *transmission) writeBuffers(b *net.Buffers) error {
 	return t.persist(func() (int64, error) { return b.WriteTo(t.conn) })
 }
 
+// consume takes the first n bytes from b.
+func consume(b *net.Buffers, n int) {
+	for len(*b) > 0 && n >= len((*b)[0]) {
+		n -= len((*b)[0])
+		(*b)[0] = nil
+		*b = (*b)[1:]
+	}
+	if n > 0 {
+		(*b)[0] = (*b)[0][n:]
+	}
+}
+
 // persist calls write, which returns how much it has written, until it is done. It goes on as long as the client takes
 // anything before it counts as idle.
 func (t *transmission) persist(write func() (int64, error)) error {

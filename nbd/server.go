@@ -49,7 +49,8 @@ type ServerConfig struct {
 	// has no requests under way, or takes none of its replies, is hung up on. 0 means for ever.
 	IdleTimeout time.Duration
 	// TLSMode is when TLS is used, and TLS how: its certificates, and whether clients must have one (ClientAuth). Off, TLS is
-	// not looked at; otherwise it must be there.
+	// not looked at; otherwise it must be there. DynamicRecordSizingDisabled saves some calls: who has a part of a reply has
+	// to wait for the rest.
 	TLSMode TLSMode
 	TLS     *tls.Config
 	// Accept, if it is not nil, is asked about each client before it is talked to. When it returns an error, which is logged,

@@ -15,6 +15,7 @@ type Stats struct {
 // counters are the running numbers behind Stats.
 type counters struct {
 	connections, accepted, requests, failed, bytes, written atomic.Int64
+	busy                                                    atomic.Int64 // connections that had requests a moment ago: those that are watched
 }
 
 // add counts the answer to r, which is the error errno or 0.

@@ -143,18 +143,6 @@ func (c *threadConn) drained() bool {
 // maxVector is the most buffers of one writev: the kernel's UIO_MAXIOV.
 const maxVector = 1024
 
-// consume takes the first n bytes from b.
-func consume(b *net.Buffers, n int) {
-	for len(*b) > 0 && n >= len((*b)[0]) {
-		n -= len((*b)[0])
-		(*b)[0] = nil
-		*b = (*b)[1:]
-	}
-	if n > 0 {
-		(*b)[0] = (*b)[0][n:]
-	}
-}
-
 // again calls f until no signal interrupts it.
 func again(f func() (int, error)) (int, error) {
 	for {

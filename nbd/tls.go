@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
-	"sync"
 )
 
 // TLSMode is when a server uses TLS, "TLS support".
@@ -62,18 +60,14 @@ func (n *negotiation) startTLS() error {
 	return nil
 }
 
-// recordBuffer is how much of a batch of replies is encrypted before it is handed to the system: crypto/tls does so for
-// each record of 16 KiB.
-const recordBuffer = 256 << 10
-
 // maxRecord is the most that one TLS record holds.
 const maxRecord = 16 << 10
 
-// tlsConn is a connection with TLS whose records are full, go out several at a time, and come in so.
+// tlsConn is a connection with TLS. Replies leave in full records, which are encrypted from where the data is.
 type tlsConn struct {
 	*tls.Conn
-	w       *bufio.Writer // to Conn
 	records *records
+	part    []byte // of several replies, for one record
 }
 
 // newTLSConn does the server's part of the handshake on conn, until the connection's deadline.
@@ -84,25 +78,41 @@ func newTLSConn(ctx context.Context, conn net.Conn, config *tls.Config) (*tlsCon
 	if err := c.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
-	c.w = bufio.NewWriterSize(c.Conn, maxRecord)
 	return c, nil
 }
 
-// writeBuffers writes all of b, and consumes it. It calls waiting each time before it waits for the client.
+// writeBuffers writes all of b, and consumes it. It calls waiting each time before it may have to wait for the client.
 func (c *tlsConn) writeBuffers(b *net.Buffers, waiting func()) error {
-	c.records.hold(waiting)
-	_, err := b.WriteTo(c.w)
-	return errors.Join(err, c.w.Flush(), c.records.release())
+	for len(*b) > 0 {
+		waiting()
+		if _, err := c.Conn.Write(c.next(b)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// records is what lies below TLS. While it is held, what is written stays in a buffer as long as there is room.
+// next takes what fills the next record from b, as far as there is that much.
+func (c *tlsConn) next(b *net.Buffers) []byte {
+	if p := (*b)[0]; len(p) >= maxRecord {
+		p = p[:maxRecord]
+		consume(b, maxRecord)
+		return p
+	}
+	c.part = c.part[:0]
+	for len(*b) > 0 && len(c.part) < maxRecord {
+		p := (*b)[0]
+		p = p[:min(len(p), maxRecord-len(c.part))]
+		c.part = append(c.part, p...)
+		consume(b, len(p))
+	}
+	return c.part
+}
+
+// records is what lies below TLS: it reads ahead.
 type records struct {
 	net.Conn
 	r *bufio.Reader
-
-	mu      sync.Mutex // guards what follows, and writing to Conn: replies and TLS's own messages have different writers
-	waiting func()     // while held, otherwise nil
-	buf     []byte
 }
 
 // received reads from what lies below records.
@@ -112,43 +122,3 @@ func (r received) Read(p []byte) (int, error) { return r.r.Conn.Read(p) }
 
 // Read reads what was received.
 func (r *records) Read(p []byte) (int, error) { return r.r.Read(p) }
-
-// Write writes p, or keeps it.
-func (r *records) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.waiting == nil {
-		return r.Conn.Write(p)
-	}
-	r.buf = append(r.buf, p...)
-	if len(r.buf) < recordBuffer {
-		return len(p), nil
-	}
-	return len(p), r.flushLocked()
-}
-
-// hold makes writes wait for release. waiting is called before the client is waited for meanwhile.
-func (r *records) hold(waiting func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.waiting = waiting
-}
-
-// release writes what was kept.
-func (r *records) release() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	defer func() { r.waiting = nil }()
-	return r.flushLocked()
-}
-
-// flushLocked writes what was kept.
-func (r *records) flushLocked() error {
-	if len(r.buf) == 0 {
-		return nil
-	}
-	r.waiting()
-	_, err := r.Conn.Write(r.buf)
-	r.buf = r.buf[:0]
-	return err
-}

@@ -31,8 +31,8 @@ const (
 // One goroutine at a time is the leader: it reads requests. Large reads, and requests that may be slow, get a goroutine of
 // their own, which queues the reply. A leader that has read the data of a large write makes another goroutine the leader and
 // writes it. While the device proves quick, the leader itself serves small requests, and writes their replies together when
-// it has to wait for the next request: a goroutine for each would cost more than the request. If it gets stuck in one of
-// them another goroutine becomes the leader (lead.go).
+// it has to wait for the next request: a goroutine for each would cost more than the request. It does the same with large
+// reads where help would not pay. If it gets stuck in one of them another goroutine becomes the leader (lead.go).
 //
 // Whoever queues a reply while nobody writes becomes the writer, and writes what is queued until nothing is: a lone reply
 // goes out without waking another goroutine, and replies that pile up behind a slow connection share a call (send.go).
@@ -114,7 +114,7 @@ func (t *transmission) run(grace time.Duration) error {
 	for t.requests > 0 || t.writing {
 		t.changed.Wait()
 	}
-	t.lead.close()
+	t.unwatch()
 	t.splicer.close()
 	t.mu.Unlock()
 	t.wg.Wait()

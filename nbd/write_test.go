@@ -296,29 +296,33 @@ func (b blocking) WriteAt(ctx context.Context, p []byte, off int64, fua bool) er
 }
 
 func TestALeaderThatIsStuckIsReplaced(t *testing.T) {
-	gate := make(chan struct{})
-	d := readFunc(func(_ context.Context, _ []byte, off int64) error {
-		if off == 512<<10 {
-			<-gate
+	a := newAuthority(t)
+	for _, length := range []uint32{512, 4 * inlineBytes} { // large reads are the leader's over TLS
+		gate := make(chan struct{})
+		d := readFunc(func(_ context.Context, _ []byte, off int64) error {
+			if off == 512<<10 {
+				<-gate
+			}
+			return nil
+		})
+		s := serve(t, ServerConfig{Exports: []Export{{Device: d}}, TLSMode: TLSRequired, TLS: a.server()}, listen(t, "tcp"))
+		n := dial(t, s.addr).greet(flagFixedNewstyle).secured(a.client()).enter("")
+		for range 10 * quickRun { // the device counts as quick
+			n.request(0, cmdRead, 0, uint64(length))
 		}
-		return nil
-	})
-	n := device(t, d, styleSimple)
-	for range 10 * quickRun { // the device counts as quick
-		n.request(0, cmdRead, 0, 512)
-	}
-	n.write(requestBytes(0, cmdRead, 1, 512<<10, 512))
-	for i := range uint64(10 * quickRun) {
-		n.write(requestBytes(0, cmdRead, 2+i, 0, 512))
-		n.answer(2+i, 512)
-	}
-	n.write(requestBytes(0, cmdRead, 3, 512<<10, 512)) // a second time, perhaps of another leader
-	n.write(requestBytes(0, cmdRead, 4, 0, 512))
-	n.answer(4, 512)
-	close(gate)
-	for range 2 {
-		if a, err := readAnswer(n.conn, func(uint64) uint32 { return 512 }); err != nil || a.cookie != 1 && a.cookie != 3 {
-			t.Fatalf("%+v, %v", a, err)
+		n.write(requestBytes(0, cmdRead, 1, 512<<10, length))
+		for i := range uint64(10 * quickRun) {
+			n.write(requestBytes(0, cmdRead, 2+i, 0, length))
+			n.answer(2+i, length)
+		}
+		n.write(requestBytes(0, cmdRead, 3, 512<<10, length)) // a second time, perhaps of another leader
+		n.write(requestBytes(0, cmdRead, 4, 0, length))
+		n.answer(4, length)
+		close(gate)
+		for range 2 {
+			if a, err := readAnswer(n.conn, func(uint64) uint32 { return length }); err != nil || a.cookie != 1 && a.cookie != 3 {
+				t.Fatalf("%+v, %v", a, err)
+			}
 		}
 	}
 }

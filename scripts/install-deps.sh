@@ -10,16 +10,16 @@ build="ca-certificates"
 # What namespaces, their shaping and their faults take: package e2e/lab.
 lab="$build iproute2 util-linux nftables ethtool"
 # Foreign programs that tests compare with: they read our NBD, make file systems, look into them, give addresses, read our units.
-foreign="libnbd-bin python3-libnbd qemu-utils nbdkit nbd-client nbd-server fio erofs-utils squashfs-tools e2fsprogs fuse3 mount diffutils openssl dnsmasq-base systemd"
-# Virtual machines, their kernels, and what is in their first file system: package e2e/vm, fetch-kernels.sh.
-vm="qemu-system-x86 busybox-static kmod xz-utils lz4 zstd mmdebstrap erofs-utils debian-archive-keyring"
+foreign="libnbd-bin python3-libnbd qemu-utils nbdkit nbd-client nbd-server fio erofs-utils squashfs-tools e2fsprogs fuse3 mount diffutils openssl minisign dnsmasq-base systemd mdadm"
+# Virtual machines, their firmware and kernels, and what is in their first file system: package e2e/vm, fetch-kernels.sh.
+vm="qemu-system-x86 busybox-static kmod xz-utils lz4 zstd mmdebstrap erofs-utils debian-archive-keyring ovmf ipxe"
 
 case "${1-}" in
 build) want="$build" ;;
 run)   want="$lab squashfs-tools" ;;
 vm)    want="$lab $vm" ;;
 test)  want="$lab $vm $foreign gcc libc6-dev" ;; # the race detector needs a C compiler
-bench) want="$lab libnbd-bin nbdkit nbd-server qemu-utils fio udpcast erofs-utils" ;;
+bench) want="$lab libnbd-bin nbdkit nbd-server nbd-client e2fsprogs mount qemu-utils fio udpcast uftp erofs-utils" ;;
 *)     echo "usage: $0 build|run|vm|test|bench" >&2; exit 2 ;;
 esac
 

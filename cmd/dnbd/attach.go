@@ -19,7 +19,7 @@ import (
 
 // attachOptions are what `dnbd attach` and DNBD's own client are told.
 type attachOptions struct {
-	clientFlags
+	imageFlags
 	image     string
 	device    string // empty: the driver chooses
 	cache     string // a file; empty: in memory
@@ -28,8 +28,12 @@ type attachOptions struct {
 	driver    string
 	socket    string
 	ioTimeout time.Duration
+	wait      time.Duration // for a server; 0: for ever
 	timeout   time.Duration // 0: the driver chooses
 	resume    bool
+	restart   bool // resume what there is to be resumed, and attach anew otherwise
+	lock      bool // keep the process in memory
+	swap      bool // the same, and alive when that gets short
 	nbd       nbdOptions
 	verbose   bool
 }
@@ -86,8 +90,13 @@ func attachCommand() *cobra.Command {
 	f.StringVar(&o.driver, "driver", attach.Auto, "attach by `DRIVER`: ublk, nbd or fuse, which make a block device and need root, socket, or auto, the best of these")
 	f.StringVar(&o.socket, "socket", "", "make the socket at `PATH` (default: named after the image, in "+control.Dir()+"/nbd)")
 	f.DurationVar(&o.ioTimeout, "io-timeout", 0, "let reads, and this command, fail when no server answers for this long, such as 30s (default: wait)")
+	f.DurationVar(&o.wait, "wait", 0, "give up when no server has offered the image for this long (default: wait)")
 	f.DurationVar(&o.timeout, "timeout", 0, "with driver nbd, send a request again that was not answered for this long (default: 30s)")
 	f.BoolVar(&o.resume, "resume", false, "take over DEVICE, whose process has ended, with the same image: what waits for it goes on")
+	f.BoolVar(&o.restart, "restart", false, "as --resume if a process that has ended left DEVICE, and attach it otherwise: for service managers")
+	f.BoolVar(&o.lock, "lock-memory", false, "keep the process in memory: the device carries the root, or whatever else the process itself\n"+
+		"would be read from")
+	f.BoolVar(&o.swap, "swap", false, "as --lock-memory, and keep the process alive when memory gets short: the device carries swap")
 	o.nbd.add(cmd)
 	f.BoolVar(&foreground, "foreground", false, "do not go to the background")
 	f.BoolVar(&report, "report", false, "be the process in the background, and tell the other one on standard output")
@@ -101,11 +110,18 @@ func (o *attachOptions) check(cmd *cobra.Command) error {
 	if err := o.checkImage(cmd); err != nil {
 		return err
 	}
+	if err := o.trustFlags.check(); err != nil {
+		return err
+	}
 	switch {
+	case o.wait < 0:
+		return usagef("--wait %v is negative", o.wait)
 	case o.timeout < 0:
 		return usagef("--timeout %v is negative", o.timeout)
-	case o.resume && o.device == "":
-		return usagef("--resume: name the DEVICE that is to be taken over")
+	case (o.resume || o.restart) && o.device == "":
+		return usagef("--resume and --restart: name the DEVICE that is to be taken over")
+	case o.resume && o.restart:
+		return usagef("--resume and --restart contradict each other: name one of them")
 	case cmd.Flags().Changed("cache-size") && o.cacheSize <= 0:
 		return usagef("--cache-size %s: a cache has to hold something", o.cacheSize.String())
 	case o.ioTimeout < 0:
@@ -126,7 +142,8 @@ func (o *attachOptions) check(cmd *cobra.Command) error {
 	if !slices.Contains(names, o.driver) {
 		return usagef("--driver %s: there are %s", o.driver, strings.Join(names, ", "))
 	}
-	for _, path := range []*string{&o.device, &o.cache, &o.cow, &o.socket, &o.tls.ca, &o.tls.cert, &o.tls.key} {
+	paths := []*string{&o.device, &o.key, &o.cache, &o.cow, &o.socket, &o.tls.ca, &o.tls.cert, &o.tls.key}
+	for _, path := range paths {
 		if *path == "" || path == &o.cow && o.cow == cowMemory {
 			continue
 		}
@@ -145,7 +162,7 @@ func (o *attachOptions) candidates() []attach.Driver {
 	if o.device != "" {
 		all = slices.DeleteFunc(all, func(d attach.Driver) bool { return d.Name() == socketDriver })
 	}
-	if o.resume {
+	if o.resume || o.restart {
 		for _, d := range all {
 			if claim.Exists(claims(), d.Name(), o.device) {
 				return []attach.Driver{d} // no other can take it over

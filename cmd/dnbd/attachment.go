@@ -44,6 +44,9 @@ type attachment struct {
 // serve attaches the image, calls report when it can be used, and returns when it is detached again: by a request at its
 // control socket, or because ctx ended. While it is in use it stays.
 func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func(ready) error) (err error) {
+	if err := o.hold(log); err != nil {
+		return err
+	}
 	if isNBD(o.image) {
 		return o.serveRemote(ctx, log, report)
 	}
@@ -60,17 +63,8 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 	if err != nil {
 		return err
 	}
-	look := ctx
-	if o.ioTimeout > 0 {
-		var cancel context.CancelFunc
-		look, cancel = context.WithTimeout(ctx, o.ioTimeout)
-		defer cancel()
-	}
-	offer, err := find(look, a.network, t)
+	offer, err := o.find(ctx, a.network, t)
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("no server offered %s within --io-timeout %v %v", t.What(), o.ioTimeout, a.network)
-		}
 		return err
 	}
 	a.cacheFile = o.cache
@@ -93,9 +87,9 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 		dev = a.overlay
 		defer func() { err = a.overlay.end(o.cow == cowMemory, err) }()
 	}
-	a.device, err = driver.Attach(ctx, dev, attach.Options{
-		Device: o.device, Resume: o.resume, Socket: o.socket, Name: offer.Descriptor.Name, ID: o.id(offer.Descriptor.ID().String()), Times: o.times(), Log: log,
-	})
+	a.device, err = o.take(attach.Options{
+		Device: o.device, Socket: o.socket, Name: offer.Descriptor.Name, ID: o.id(offer.Descriptor.ID().String()), Times: o.times(), Log: log,
+	}, func(options attach.Options) (attach.Attachment, error) { return driver.Attach(ctx, dev, options) })
 	if err != nil {
 		return err
 	}
@@ -108,6 +102,39 @@ func (o *attachOptions) serve(ctx context.Context, log *slog.Logger, report func
 			Image: fmt.Sprintf("%s@%d", offer.Descriptor.Name, offer.Descriptor.Revision), Network: a.network.String(),
 		})
 	})
+}
+
+// find is find for as long as o says.
+func (o *attachOptions) find(ctx context.Context, n client.Network, t target.Target) (target.Offer, error) {
+	policy, err := o.policy(t)
+	if err != nil {
+		return target.Offer{}, err
+	}
+	limit, flag := o.ioTimeout, "--io-timeout"
+	if o.wait > 0 && (limit == 0 || o.wait < limit) {
+		limit, flag = o.wait, "--wait"
+	}
+	if limit == 0 {
+		return find(ctx, n, t, policy)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	offer, err := find(ctx, n, t, policy)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no server offered %s within %s %v %v", t.What(), flag, limit, n)
+	}
+	return offer, err
+}
+
+// take takes a device over or attaches it, as o says.
+func (o *attachOptions) take(options attach.Options, do func(attach.Options) (attach.Attachment, error)) (attach.Attachment, error) {
+	options.Resume = o.resume || o.restart
+	a, err := do(options)
+	if o.restart && errors.Is(err, attach.ErrNothingLeft) {
+		options.Resume = false
+		a, err = do(options)
+	}
+	return a, err
 }
 
 // retryTime is the time between two tries to detach what is in use when the process was told to stop.
@@ -144,6 +171,13 @@ func (a *attachment) run(ctx context.Context, log *slog.Logger, report func() er
 			log.Warn("close the control socket", "error", err)
 		}
 	}()
+	keep := deviceCapabilities
+	if a.device.Driver() == socketDriver {
+		keep = socketCapabilities
+	}
+	if err := dropPrivileges(keep); err != nil {
+		log.Debug("the process keeps its privileges", "error", err)
+	}
 	a.logFile = keepLog(svc.Path())
 	defer dropLog(a.logFile)
 	if err := report(); err != nil {
@@ -241,7 +275,7 @@ func (a *attachment) status() control.Status {
 		},
 		Traffic: control.Traffic{
 			Read: s.Read, Errors: s.Errors, Wanted: s.Network.Asked, Overheard: s.Network.Overheard, Repaired: s.Network.Repaired,
-			Duplicates: s.Network.Duplicates, Fetched: s.Fetched, Refused: s.Refused, Drops: s.Drops,
+			Duplicates: s.Network.Duplicates, Fetched: s.Fetched, Refused: s.Refused, Drops: s.Drops, Unopened: control.Seals(s.Unopened),
 		},
 		Replicas: []control.Replica{},
 	}
@@ -268,7 +302,7 @@ func (a *attachment) status() control.Status {
 	}
 	return control.Status{
 		Version: version, Started: a.started.UTC(), Group: group,
-		Interfaces: interfaceNames(a.network.Interfaces), Log: a.logFile, Attachment: st,
+		Interfaces: interfaceNames(a.network.Interfaces), Keys: a.network.Keys.Names(), Log: a.logFile, Attachment: st,
 	}
 }
 

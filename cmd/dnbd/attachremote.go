@@ -32,7 +32,6 @@ const patientReconnect = 100 * 365 * 24 * time.Hour
 type nbdOptions struct {
 	connections int
 	readOnly    bool
-	swap        bool
 	relay       bool
 
 	mark      bool // the process is not to be killed at shutdown
@@ -46,7 +45,6 @@ func (n *nbdOptions) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.IntVar(&n.connections, "connections", 0, "open `N` connections to an NBD server that allows several (default: 4)")
 	f.BoolVar(&n.readOnly, "read-only", false, "attach an NBD export that can be written to so that it cannot")
-	f.BoolVar(&n.swap, "swap", false, "keep the process in memory, and alive when that gets short: the device carries swap")
 	f.BoolVar(&n.relay, "relay", false, "have an NBD export go through the process even if the kernel could talk to the server itself:\n"+
 		"what a server refuses because it is shutting down is tried again then")
 	f.BoolVar(&n.mark, "systemd-mark", false, "")
@@ -68,7 +66,6 @@ func (n *nbdOptions) args() (args []string) {
 	}{
 		{"connections", n.connections > 0, strconv.Itoa(n.connections)},
 		{"read-only", n.readOnly, "true"},
-		{"swap", n.swap, "true"},
 		{"relay", n.relay, "true"},
 		{"systemd-mark", n.mark, "true"},
 		{"nbd-block-size", n.blockSize > 0, strconv.Itoa(n.blockSize)},
@@ -92,14 +89,14 @@ func (n *nbdOptions) argv0() string {
 
 // checkImage looks for what is wrong with the name of what is to be attached, and with the flags for its kind.
 func (o *attachOptions) checkImage(cmd *cobra.Command) error {
-	if err := o.clientFlags.check(o.image, isNBD(o.image)); err != nil {
+	if err := o.imageFlags.check(o.image, isNBD(o.image)); err != nil {
 		return err
 	}
 	if !isNBD(o.image) {
 		if _, err := target.Parse(o.image); err != nil {
 			return usagef("%w", err)
 		}
-		for _, name := range []string{"connections", "read-only", "relay"} {
+		for _, name := range []string{"connections", "read-only", "relay", "swap"} {
 			if cmd.Flags().Changed(name) {
 				return usagef("--%s is for exports of NBD servers, and %s is an image of a group", name, o.image)
 			}
@@ -109,7 +106,7 @@ func (o *attachOptions) checkImage(cmd *cobra.Command) error {
 	if _, err := nbd.ParseURI(o.image); err != nil {
 		return usagef("%w", err)
 	}
-	for _, name := range []string{"group", "iface", "cache", "cache-size"} {
+	for _, name := range []string{"group", "iface", "group-key", "cache", "cache-size", "wait", "trust", "allow-rollback"} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
 			return usagef("--%s is for images of a group, and %s is an export of an NBD server", name, o.image)
 		}
@@ -136,11 +133,6 @@ func (o *attachOptions) dial(log *slog.Logger) (nbd.DialConfig, error) {
 
 // serveRemote is serve for an export of an NBD server.
 func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, report func(ready) error) (err error) {
-	if o.nbd.swap {
-		if err := holdMemory(); err != nil {
-			return fmt.Errorf("--swap: %w", err)
-		}
-	}
 	candidates := o.candidates()
 	// The kernel had better talk to the server itself.
 	slices.SortStableFunc(candidates, func(a, b attach.Driver) int { return cmp.Compare(rank(a), rank(b)) })
@@ -156,15 +148,21 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 	if err != nil {
 		return err
 	}
+	if o.swap {
+		if err := elsewhere(ctx, u); err != nil {
+			return fmt.Errorf("--swap: %w", err)
+		}
+	}
 	a := &attachment{remote: o.image, started: time.Now()}
 	options := attach.Options{
-		Device: o.device, Resume: o.resume, Socket: o.socket, Name: strings.Trim(u.Host+"-"+u.Export, "-"), ID: o.id(o.image),
+		Device: o.device, Socket: o.socket, Name: strings.Trim(u.Host+"-"+u.Export, "-"), ID: o.id(o.image),
 		Times: o.times(), Log: log,
 	}
 	if k, ok := driver.(*kernelnbd.Driver); ok && !o.nbd.relay && o.cow == "" {
-		a.device, err = k.AttachRemote(ctx, o.image, kernelnbd.RemoteOptions{
-			Dial: config, ReadOnly: o.nbd.readOnly, BlockSize: o.nbd.blockSize, Size: o.nbd.size,
-		}, options)
+		how := kernelnbd.RemoteOptions{Dial: config, ReadOnly: o.nbd.readOnly, BlockSize: o.nbd.blockSize, Size: o.nbd.size}
+		a.device, err = o.take(options, func(options attach.Options) (attach.Attachment, error) {
+			return k.AttachRemote(ctx, o.image, how, options)
+		})
 		switch {
 		case err == nil:
 			why = append(why, "the kernel talks to the server itself")
@@ -173,6 +171,9 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 		default:
 			return err
 		}
+	}
+	if a.device == nil && o.swap {
+		return errSwapProcess
 	}
 	if a.device == nil {
 		dev, err := o.open(ctx, config)
@@ -187,7 +188,10 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 			dev = a.overlay
 			defer func() { err = a.overlay.end(o.cow == cowMemory, err) }()
 		}
-		if a.device, err = driver.Attach(ctx, dev, options); err != nil {
+		a.device, err = o.take(options, func(options attach.Options) (attach.Attachment, error) {
+			return driver.Attach(ctx, dev, options)
+		})
+		if err != nil {
 			return err
 		}
 		a.size = dev.Size()

@@ -146,10 +146,16 @@ func listenTo(notes io.Reader, w io.Writer) (ready, error) {
 // args is the command line of the process in the background.
 func (o *attachOptions) args() []string {
 	args := []string{"attach", "--report", "--driver=" + o.driver}
-	for flag, value := range map[string]string{"iface": o.iface, "cache": o.cache, "cow": o.cow, "socket": o.socket} {
+	for flag, value := range map[string]string{"iface": o.iface, "group-key": o.key, "cache": o.cache, "cow": o.cow, "socket": o.socket} {
 		if value != "" {
 			args = append(args, "--"+flag+"="+value)
 		}
+	}
+	for _, key := range o.trust {
+		args = append(args, "--trust="+key)
+	}
+	if o.allowRollback {
+		args = append(args, "--allow-rollback")
 	}
 	if o.cacheSize > 0 {
 		args = append(args, fmt.Sprintf("--cache-size=%d", int64(o.cacheSize)))
@@ -157,14 +163,18 @@ func (o *attachOptions) args() []string {
 	if o.ioTimeout > 0 {
 		args = append(args, "--io-timeout="+o.ioTimeout.String())
 	}
+	if o.wait > 0 {
+		args = append(args, "--wait="+o.wait.String())
+	}
 	if o.timeout > 0 {
 		args = append(args, "--timeout="+o.timeout.String())
 	}
-	if o.resume {
-		args = append(args, "--resume")
-	}
-	if o.verbose {
-		args = append(args, "--verbose")
+	for flag, set := range map[string]bool{
+		"resume": o.resume, "restart": o.restart, "lock-memory": o.lock, "swap": o.swap, "verbose": o.verbose,
+	} {
+		if set {
+			args = append(args, "--"+flag)
+		}
 	}
 	for _, host := range o.hosts {
 		args = append(args, "--unicast="+host)

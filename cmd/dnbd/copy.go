@@ -24,7 +24,7 @@ const streamChunk = 1 << 20
 
 // copyCommand is `dnbd copy`.
 func copyCommand() *cobra.Command {
-	var flags clientFlags
+	var flags imageFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "copy [flags] IMAGE|FILE|NBD-URI DEST",
@@ -91,7 +91,7 @@ type transfer struct {
 }
 
 // openTransfer opens what name means: a file, an NBD export, or an image of a group, for which it waits.
-func openTransfer(cmd *cobra.Command, flags *clientFlags, name, dest string) (*transfer, error) {
+func openTransfer(cmd *cobra.Command, flags *imageFlags, name, dest string) (*transfer, error) {
 	level := slog.LevelWarn
 	if dest != toStdout {
 		level = slog.LevelInfo
@@ -102,6 +102,9 @@ func openTransfer(cmd *cobra.Command, flags *clientFlags, name, dest string) (*t
 		return nil, err
 	}
 	if isNBD(name) {
+		if err := flags.without(name, "an export of an NBD server"); err != nil {
+			return nil, err
+		}
 		secure, err := flags.tls.config()
 		if err != nil {
 			return nil, err
@@ -111,6 +114,9 @@ func openTransfer(cmd *cobra.Command, flags *clientFlags, name, dest string) (*t
 		return t, err
 	}
 	if isFile(name) {
+		if err := flags.without(name, "a file; 'dnbd image verify' checks signatures, too"); err != nil {
+			return nil, err
+		}
 		t.local, t.where = name, "the file "+name
 		d, err := openLocal(name)
 		if err != nil {
@@ -130,7 +136,11 @@ func openTransfer(cmd *cobra.Command, flags *clientFlags, name, dest string) (*t
 	if err != nil {
 		return nil, err
 	}
-	offer, err := find(cmd.Context(), n, what)
+	policy, err := flags.policy(what)
+	if err != nil {
+		return nil, err
+	}
+	offer, err := find(cmd.Context(), n, what, policy)
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func cowCheckCommand() *cobra.Command {
 }
 
 func cowCommitCommand() *cobra.Command {
-	var flags clientFlags
+	var flags imageFlags
 	cmd := &cobra.Command{
 		Use:   "commit FILE BASE NEW",
 		Short: "Make a new image of an overlay and the image that it belongs to",
@@ -115,7 +115,7 @@ func cowCommitCommand() *cobra.Command {
 }
 
 func cowRebaseCommand() *cobra.Command {
-	var flags clientFlags
+	var flags imageFlags
 	cmd := &cobra.Command{
 		Use:   "rebase FILE OLD NEW",
 		Short: "Have an overlay belong to another image, and read the same",
@@ -141,7 +141,7 @@ func cowRebaseCommand() *cobra.Command {
 }
 
 // commit makes the image dest of the overlay in a file and its base.
-func commit(cmd *cobra.Command, flags *clientFlags, path, base, dest string) (err error) {
+func commit(cmd *cobra.Command, flags *imageFlags, path, base, dest string) (err error) {
 	if _, err := os.Lstat(dest); err == nil {
 		return fmt.Errorf("%s exists: name a file to make", dest)
 	}
@@ -169,7 +169,7 @@ func commit(cmd *cobra.Command, flags *clientFlags, path, base, dest string) (er
 }
 
 // rebase moves the overlay in a file from one image to another.
-func rebase(cmd *cobra.Command, flags *clientFlags, path, base, next string) (err error) {
+func rebase(cmd *cobra.Command, flags *imageFlags, path, base, next string) (err error) {
 	t, over, err := openOver(cmd, flags, path, base)
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ func rebase(cmd *cobra.Command, flags *clientFlags, path, base, next string) (er
 }
 
 // openOver opens the overlay in a file over its base. The transfer says what that is, and belongs to the overlay.
-func openOver(cmd *cobra.Command, flags *clientFlags, path, base string) (*transfer, *overlaid, error) {
+func openOver(cmd *cobra.Command, flags *imageFlags, path, base string) (*transfer, *overlaid, error) {
 	if _, err := os.Stat(path); err != nil { // it is not to be made
 		return nil, nil, err
 	}

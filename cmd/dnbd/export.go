@@ -42,7 +42,7 @@ func (f *exportFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.addresses, "nbd", nil, "export over NBD at `ADDR` too, which is "+listen.Forms+";\n"+
 		"may be repeated. systemd takes the sockets that were passed on; stdin serves the client there, and ends with it")
 	flags.BoolVar(&f.writable, "writable", false, "let NBD clients write to the files; needs --group none")
-	flags.StringSliceVar(&f.allow, "allow", nil, "serve NBD clients of these networks only, `CIDR,...`; may be repeated (default: all)")
+	flags.StringSliceVar(&f.allow, "allow", nil, "serve clients of these networks only, in the group and over NBD, `CIDR,...`; may be repeated (default: all)")
 	flags.IntVar(&f.maxConns, "max-connections", 0, "serve `N` NBD connections at once (default: 512)")
 	flags.DurationVar(&f.idle, "idle-timeout", 0, "hang up on NBD clients that are silent for this long, such as 1h (default: never)")
 	flags.StringVar(&f.tlsMode, "tls", "", "use TLS with NBD clients: `off|on|required` (default: on with --tls-cert, else off)")
@@ -54,7 +54,7 @@ func (f *exportFlags) add(cmd *cobra.Command) {
 
 // check looks for flags that contradict each other, or make no sense.
 func (f *exportFlags) check(cmd *cobra.Command, group bool) error {
-	needNBD := append([]string{"writable", "allow", "max-connections", "idle-timeout", "tls", "tls-cert", "tls-key", "tls-ca"}, layerNames...)
+	needNBD := append([]string{"writable", "max-connections", "idle-timeout", "tls", "tls-cert", "tls-key", "tls-ca"}, layerNames...)
 	for _, flag := range needNBD {
 		if len(f.addresses) == 0 && cmd.Flags().Changed(flag) {
 			return usagef("--%s is for NBD clients: say with --nbd where they connect", flag)
@@ -116,13 +116,9 @@ func (f *exportFlags) started() bool {
 // open opens the listeners, or takes the client that is there. They are the caller's to close.
 func (f *exportFlags) open(ctx context.Context, log *slog.Logger) (server.NBD, error) {
 	n := server.NBD{ServerConfig: nbd.ServerConfig{Log: log, MaxConns: f.maxConns, IdleTimeout: f.idle}}
-	var networks []netip.Prefix
-	for _, s := range f.allow {
-		p, err := listen.ParsePrefix(s)
-		if err != nil {
-			return n, usagef("--allow: %w", err)
-		}
-		networks = append(networks, p)
+	networks, err := f.networks()
+	if err != nil {
+		return n, err
 	}
 	if f.tlsCert != "" {
 		var err error
@@ -160,6 +156,19 @@ func (f *exportFlags) open(ctx context.Context, log *slog.Logger) (server.NBD, e
 		return f.layerFlags.export(ctx, x, block.Borrow(x.Device.(*image.Image)), log)
 	}
 	return n, nil
+}
+
+// networks are those of the clients that are served; none for all.
+func (f *exportFlags) networks() ([]netip.Prefix, error) {
+	var networks []netip.Prefix
+	for _, s := range f.allow {
+		p, err := listen.ParsePrefix(s)
+		if err != nil {
+			return nil, usagef("--allow: %w", err)
+		}
+		networks = append(networks, p)
+	}
+	return networks, nil
 }
 
 // takeClient takes the client on standard input, if it may connect.

@@ -11,7 +11,9 @@ import (
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/client"
+	"github.com/dnbd/dnbd/internal/mcast"
 	"github.com/dnbd/dnbd/internal/target"
+	"github.com/dnbd/dnbd/internal/trust"
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
@@ -29,9 +31,9 @@ const (
 	sayAgain  = 30 * time.Second
 )
 
-// find waits until a server of the group offers the image that t names. It says on what it waits. That servers answer and
-// none has the image is an error.
-func find(ctx context.Context, n client.Network, t target.Target) (target.Offer, error) {
+// find waits until a server of the group offers the image that t names, one that p trusts if that is not nil. It says on what it
+// waits. That servers answer and none has the image is an error.
+func find(ctx context.Context, n client.Network, t target.Target, p *trust.Policy) (target.Offer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var settling bool
@@ -39,7 +41,8 @@ func find(ctx context.Context, n client.Network, t target.Target) (target.Offer,
 	wait := waiting{started: time.Now()}
 	d, err := client.Find(ctx, n, wire.Hello{Want: wire.HelloAll}, func(d client.Discovery) bool {
 		now := time.Now()
-		_, err := t.Choose(d.Found)
+		usable, _ := sift(p, t, d.Found)
+		_, err := t.Choose(usable)
 		var choice *target.Choice
 		switch ambiguous := errors.As(err, &choice) && choice.Ambiguous; {
 		case err == nil && t.ID != image.ID{}:
@@ -62,18 +65,30 @@ func find(ctx context.Context, n client.Network, t target.Target) (target.Offer,
 			return now.Sub(answered) >= otherTime || d.Complete && len(d.Failed) == 0
 		}
 		if wait.due(now) {
-			n.Log.Warn(fmt.Sprintf("waiting for %s %v: %s", t.What(), n, heard(d)), "for", wait.since(now))
+			n.Log.Warn(fmt.Sprintf("waiting for %s %v: %s", t.What(), n, heard(n, d)), "for", wait.since(now))
 		}
 		return false
 	})
 	if err != nil && !settling {
 		return target.Offer{}, err
 	}
-	return t.Choose(d.Found)
+	usable, refused := sift(p, t, d.Found)
+	offer, err := t.Choose(usable)
+	if err != nil && len(refused) > 0 {
+		err = fmt.Errorf("%w; heard, and not used for --trust:%s", err, refusals(refused))
+	}
+	if err != nil || p == nil {
+		return offer, err
+	}
+	i := slices.IndexFunc(usable, func(f mcast.Found) bool { return f.Descriptor == offer.Descriptor })
+	if err := p.Use(offer.Descriptor, usable[i].Signature); err != nil {
+		return target.Offer{}, fmt.Errorf("use %s@%d: %w", offer.Descriptor.Name, offer.Descriptor.Revision, err)
+	}
+	return offer, nil
 }
 
 // heard says in words what was heard of a group that offers nothing, and what to look at.
-func heard(d client.Discovery) string {
+func heard(n client.Network, d client.Discovery) string {
 	if d.Complete {
 		var why []string
 		for _, host := range slices.Sorted(maps.Keys(d.Failed)) {
@@ -84,12 +99,22 @@ func heard(d client.Discovery) string {
 		}
 		return strings.Join(why, "; ")
 	}
-	if len(d.Servers) == 0 {
+	switch {
+	case len(d.Servers) > 0:
+	case d.Unopened.Foreign > 0 && n.Keys == nil:
+		return "heard sealed datagrams: this group has a key; name the file that holds it with --group-key"
+	case d.Unopened.Foreign > 0:
+		return fmt.Sprintf("heard sealed datagrams that this key does not open; here is %s: compare what 'dnbd key list' "+
+			"says of the server's file", strings.Join(n.Keys.Names(), ", "))
+	case d.Unopened.Plain > 0:
+		return "heard datagrams that are not sealed, which are not listened to; check that the servers have --group-key"
+	default:
 		return fmt.Sprintf("nothing was heard; check that a server runs in this group, that --iface names the right network, that "+
 			"the switches pass multicast (IGMP snooping needs a querier), and that no firewall stops UDP port %d", wire.Port)
 	}
 	ids := slices.Compact(slices.Sorted(maps.Values(d.Servers)))
-	return fmt.Sprintf("heard %s, which offers nothing, or whose answer does not arrive; check that no firewall stops UDP port %d",
+	return fmt.Sprintf("heard %s, which offers nothing, or does not allow this host, or whose answer does not arrive; check that no firewall stops "+
+		"UDP port %d",
 		target.ServerList(ids), wire.Port)
 }
 

@@ -4,26 +4,54 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// holdMemory prepares the process for a device that carries swap: its pages stay in memory, it is not what is killed when
-// memory is short, and what it allocates while it writes does not wait for writing.
-func holdMemory() error {
-	if err := unix.Mlockall(unix.MCL_CURRENT); err != nil {
+// lockMemory keeps in memory what the process is made of, and what it uses from now on.
+func lockMemory() error {
+	// Go reserves much more than it uses: only what is used is to be in memory.
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		return fmt.Errorf("lock memory: %w; it takes root, or more of ulimit -l", err)
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
 		return fmt.Errorf("lock memory: %w", err)
 	}
-	// Go reserves much more than it uses; only what is used is to be in memory.
-	if err := unix.Mlockall(unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
-		return fmt.Errorf("lock memory: %w", err)
+	for line := range strings.Lines(string(maps)) {
+		var from, to, inode uint64
+		var skip string
+		if n, _ := fmt.Sscanf(line, "%x-%x %s %s %s %d", &from, &to, &skip, &skip, &skip, &inode); n < 6 || inode == 0 {
+			continue
+		}
+		// The program itself: what of it was not needed so far may lie on the device.
+		if _, _, errno := unix.Syscall(unix.SYS_MLOCK, uintptr(from), uintptr(to-from), 0); errno != 0 {
+			return fmt.Errorf("lock the program in memory: %w", errno)
+		}
 	}
+	return nil
+}
+
+// stayAlive keeps the process from being what is killed when memory is short.
+func stayAlive() error {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 		return fmt.Errorf("keep the process alive when memory is short: %w", err)
 	}
-	// Kernels before 5.6 do not know it.
-	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("tell the kernel that the process serves a device: %w", err)
-	}
 	return nil
+}
+
+// flushesIO tells the kernel that others free memory by writing to what the process serves. What it allocates does not wait for
+// such writes then, and it may write to its own disk though they have used up what may be written in the page cache.
+func flushesIO() error {
+	// It is a property of a thread, and of those that it starts later. Kernels before 5.6 do not know it.
+	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0, 0)
+	switch {
+	case errno == 0 || errno == unix.EINVAL:
+		return nil
+	case errors.Is(errno, unix.ENOTSUP):
+		return errors.New("tell the kernel that the process serves a device: this dnbd was built with cgo; build it with CGO_ENABLED=0")
+	}
+	return fmt.Errorf("tell the kernel that the process serves a device: %w", errno)
 }

@@ -4,5 +4,13 @@ package main
 
 import "errors"
 
-// holdMemory fails: only Linux has devices that this program could serve.
-func holdMemory() error { return errors.New("it works on Linux only") }
+var errNoDevices = errors.New("it works on Linux only")
+
+// lockMemory fails: only Linux has devices that this program could serve.
+func lockMemory() error { return errNoDevices }
+
+// stayAlive fails, too.
+func stayAlive() error { return errNoDevices }
+
+// flushesIO does nothing: it is Linux that needs to be told.
+func flushesIO() error { return nil }

@@ -18,9 +18,9 @@ import (
 func imageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "Hash images, describe them and check them",
+		Short: "Hash images, describe them, sign them and check them",
 	}
-	cmd.AddCommand(imageCreateCommand(), imageInfoCommand(), imageVerifyCommand())
+	cmd.AddCommand(imageCreateCommand(), imageInfoCommand(), imageVerifyCommand(), imageSignCommand(), imageKeygenCommand())
 	return cmd
 }
 
@@ -66,12 +66,13 @@ func imageCreateCommand() *cobra.Command {
 }
 
 func imageInfoCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, descriptor, signature bool
 	cmd := &cobra.Command{
 		Use:   "info FILE",
 		Short: "Show an image's name, revision, id and size",
 		Long: "Show an image's name, revision, id and size from its sidecar, whose own hashes are checked. The command fails\n" +
-			"when there is none, or it is older than the file. The file's content is not read: see verify.",
+			"when there is none, or it is older than the file. Neither the file's content is read nor a signature checked: see\n" +
+			"verify.",
 		Example: "  dnbd image info disk.img",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -80,7 +81,16 @@ func imageInfoCommand() *cobra.Command {
 				return err
 			}
 			defer m.Close()
-			if asJSON {
+			switch {
+			case descriptor:
+				_, err = cmd.OutOrStdout().Write(m.Descriptor().SignedText())
+				return err
+			case signature && len(m.Signature()) == 0:
+				return fmt.Errorf("image %s: %w", m.Path(), image.ErrUnsigned)
+			case signature:
+				_, err = cmd.OutOrStdout().Write(m.Signature())
+				return err
+			case asJSON:
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
 				return enc.Encode(reportOf(m))
@@ -89,18 +99,32 @@ func imageInfoCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().BoolVar(&descriptor, "descriptor", false, "print the text that signatures are made of")
+	cmd.Flags().BoolVar(&signature, "signature", false, "print the signature, as a .minisig file has it")
+	cmd.MarkFlagsMutuallyExclusive("json", "descriptor", "signature")
 	return cmd
 }
 
 func imageVerifyCommand() *cobra.Command {
-	return &cobra.Command{
+	var t trustFlags
+	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Hash every block anew and compare it with the sidecar",
 		Long: "Hash every block of a file or block device anew and compare it with the sidecar. The blocks that differ are\n" +
-			"printed as ranges, and the command fails when there are any. Nothing is changed.",
+			"printed as ranges, and the command fails when there are any. Nothing is changed. With --trust the sidecar must be signed\n" +
+			"by one of the keys.",
 		Example: "  dnbd image verify disk.img",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(t.trust) > 0 {
+				s, err := image.ReadSidecar(image.SidecarPath(args[0]))
+				if err == nil {
+					err = t.signed(s.Descriptor, s.Signature)
+				}
+				if err != nil {
+					return fmt.Errorf("verify image %s: %w", args[0], err)
+				}
+			}
 			bar := newProgressBar(cmd.ErrOrStderr(), "verifying")
 			v, err := image.Verify(cmd.Context(), args[0], bar.update)
 			bar.end()
@@ -110,6 +134,8 @@ func imageVerifyCommand() *cobra.Command {
 			return writeVerification(cmd.OutOrStdout(), args[0], v)
 		},
 	}
+	t.addKeys(cmd, "want a signature by this `KEY`, a file of minisign's or its text; may be repeated")
+	return cmd
 }
 
 // imageReport is what create and info say of an image; its JSON is a contract with users.
@@ -125,6 +151,7 @@ type imageReport struct {
 	Blocks     uint32    `json:"blocks"`
 	ZeroBlocks uint32    `json:"zero_blocks"`
 	Created    time.Time `json:"created"`
+	SignedBy   string    `json:"signed_by,omitempty"` // id of the key; not checked
 }
 
 func reportOf(m *image.Image) imageReport {
@@ -137,6 +164,9 @@ func reportOf(m *image.Image) imageReport {
 		if zero, _ := m.Tree().IsZero(b); zero {
 			r.ZeroBlocks++
 		}
+	}
+	if s := m.Signature(); s != nil {
+		r.SignedBy = fmt.Sprintf("%016X", image.Signer(s))
 	}
 	return r
 }
@@ -153,6 +183,9 @@ blocks    %d of %s, %d of them zero
 `,
 		r.File, r.Sidecar, r.Name, r.Revision, r.Created.Format(time.RFC3339), r.ID, size.Format(r.Size), r.Size,
 		r.Blocks, size.Format(int64(r.BlockSize)), r.ZeroBlocks)
+	if r.SignedBy != "" && err == nil {
+		_, err = fmt.Fprintf(w, "signed    by key %s\n", r.SignedBy)
+	}
 	return err
 }
 

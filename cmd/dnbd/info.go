@@ -23,7 +23,7 @@ import (
 
 // infoCommand is `dnbd info`.
 func infoCommand() *cobra.Command {
-	var flags clientFlags
+	var flags imageFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "info [flags] IMAGE|NBD-URI",
@@ -44,6 +44,9 @@ func infoCommand() *cobra.Command {
 			}
 			if _, err := nbd.ParseURI(args[0]); err != nil {
 				return usagef("%w", err)
+			}
+			if err := flags.without(args[0], "an export of an NBD server"); err != nil {
+				return err
 			}
 			secure, err := flags.tls.config()
 			if err != nil {
@@ -76,7 +79,7 @@ func infoCommand() *cobra.Command {
 }
 
 // infoOfImage prints what servers say of an image.
-func infoOfImage(cmd *cobra.Command, flags *clientFlags, name string, asJSON bool) error {
+func infoOfImage(cmd *cobra.Command, flags *imageFlags, name string, asJSON bool) error {
 	if _, err := os.Stat(name); err == nil || isFile(name) {
 		return usagef("%s is a file: see 'dnbd image info'", name)
 	}
@@ -88,13 +91,21 @@ func infoOfImage(cmd *cobra.Command, flags *clientFlags, name string, asJSON boo
 	if err != nil {
 		return err
 	}
+	policy, err := flags.policy(t)
+	if err != nil {
+		return err
+	}
 	heard, err := survey(cmd.Context(), n)
 	if err != nil {
 		return err
 	}
 	warnFailed(n, heard)
-	o, err := t.Choose(heard.Found)
+	usable, refused := sift(policy, t, heard.Found)
+	o, err := t.Choose(usable)
 	if err != nil {
+		if len(refused) > 0 {
+			err = fmt.Errorf("%w; heard, and not used for --trust:%s", err, refusals(refused))
+		}
 		return err
 	}
 	d := o.Descriptor

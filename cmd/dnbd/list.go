@@ -30,13 +30,14 @@ const (
 
 // listCommand is `dnbd list`.
 func listCommand() *cobra.Command {
-	var flags clientFlags
+	var flags imageFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list [flags] [GROUP-URI|NBD-URI]",
 		Short: "List the images that a group offers, or the exports of an NBD server",
 		Long: "List the images that a group offers, and by which servers. GROUP-URI is dnbd://GROUP[:PORT]/; without it the group\n" +
-			"is " + target.GroupURI(target.DefaultGroup()) + ". The command fails when nothing is heard.\n\n" +
+			"is " + target.GroupURI(target.DefaultGroup()) + ". The command fails when nothing is heard. With --trust it lists what those commands\n" +
+			"would use that have the same flag, and says why not the rest.\n\n" +
 			"With an NBD URI it lists the exports of that server.",
 		Example: "  dnbd list\n  dnbd list --unicast storage\n  dnbd list --json dnbd://239.0.0.7/\n  dnbd list nbd://storage",
 		Args:    cobra.MaximumNArgs(1),
@@ -46,6 +47,9 @@ func listCommand() *cobra.Command {
 				return err
 			}
 			if isNBD(name) {
+				if err := flags.without(name, "an NBD server"); err != nil {
+					return err
+				}
 				secure, err := flags.tls.config()
 				if err != nil {
 					return err
@@ -60,18 +64,30 @@ func listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			policy, err := flags.policy(target.Target{})
+			if err != nil {
+				return err
+			}
 			d, err := survey(cmd.Context(), n)
 			if err != nil {
 				return err
 			}
 			warnFailed(n, d)
+			var refused []refusal
+			d.Found, refused = sift(policy, target.Target{}, d.Found)
+			if len(refused) > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "dnbd: heard, and not used for --trust:%s\n", refusals(refused))
+			}
 			if asJSON {
 				err = writeListJSON(cmd.OutOrStdout(), n, d)
 			} else {
 				err = writeList(cmd.OutOrStdout(), n, d)
 			}
+			if err == nil && len(d.Found) == 0 && len(refused) > 0 {
+				return fmt.Errorf("no image is offered %v that a trusted key signed", n)
+			}
 			if err == nil && len(d.Found) == 0 {
-				err = fmt.Errorf("no image is offered %v: %s", n, heard(d))
+				err = fmt.Errorf("no image is offered %v: %s", n, heard(n, d))
 			}
 			return err
 		},

@@ -87,7 +87,7 @@ func rootCommand() *cobra.Command {
 	cache := cacheCommand()
 	cache.AddCommand(cacheAddCommand())
 	root.AddCommand(serveCommand(), attachCommand(), detachCommand(), setCommand(), copyCommand(), diffCommand(), infoCommand(), mapCommand(), listCommand(), statusCommand(),
-		imageCommand(), cache, cowCommand(), bootCommand(), versionCommand(), manCommand(root))
+		imageCommand(), cache, cowCommand(), keyCommand(), serverCommand(), bootCommand(), versionCommand(), manCommand(root))
 	return root
 }
 

@@ -84,7 +84,7 @@ func (c *nbdClientArgs) connected(cmd *cobra.Command, r ready) error {
 
 // options are what `dnbd attach` would be told.
 func (c *nbdClientArgs) options(cmd *cobra.Command) (*attachOptions, error) {
-	o := &attachOptions{image: c.uri(), device: c.device, driver: attach.Auto, verbose: false, timeout: c.timeout, nbd: c.nbd}
+	o := &attachOptions{image: c.uri(), device: c.device, driver: attach.Auto, verbose: false, timeout: c.timeout, swap: c.swap, nbd: c.nbd}
 	o.tls = c.files
 	if strings.HasPrefix(c.device, "/dev/nbd") {
 		o.driver = nbdDriver // the kernel's own name: no other driver can have it

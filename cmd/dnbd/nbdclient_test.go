@@ -22,7 +22,7 @@ func TestNBDClientTakesItsUsersCommandLines(t *testing.T) {
 		"h /dev/x-nbd0 -timeout 9":    func(c *nbdClientArgs) bool { return c.timeout == 9*time.Second },
 		"h /dev/x-nbd0 -b 4096 -C 4":  func(c *nbdClientArgs) bool { return c.nbd.blockSize == 4096 && c.nbd.connections == 4 },
 		"h /dev/x-nbd0 -persist -m":   func(c *nbdClientArgs) bool { return c.persist && c.nbd.mark },
-		"h /dev/x-nbd0 -pers -swap":   func(c *nbdClientArgs) bool { return c.persist && c.nbd.swap },
+		"h /dev/x-nbd0 -pers -swap":   func(c *nbdClientArgs) bool { return c.persist && c.swap },
 		"h /dev/x-nbd0 -readonly -n":  func(c *nbdClientArgs) bool { return c.nbd.readOnly && c.foreground },
 		"h /dev/x-nbd0 -size 4096 -g": func(c *nbdClientArgs) bool { return c.nbd.size == 4096 && c.nbd.noGo },
 		"h /dev/x-nbd0 -x":            func(c *nbdClientArgs) bool { return c.uri() == "nbds://h/" },

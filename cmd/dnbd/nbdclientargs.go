@@ -20,6 +20,7 @@ type nbdClientArgs struct {
 	timeout    time.Duration
 	persist    bool
 	foreground bool
+	swap       bool
 	nbd        nbdOptions
 	files      tlsFlags // certificates
 
@@ -66,7 +67,7 @@ var nbdClientOptions = []nbdClientOption{
 	{'p', "persist", "", "requests wait while the server is gone (default: they fail; it is reconnected to either way)", func(c *nbdClientArgs, _ string) error { c.persist = true; return nil }},
 	{'n', "nofork", "", "stay in the foreground", func(c *nbdClientArgs, _ string) error { c.foreground = true; return nil }},
 	{'m', "systemd-mark", "", "have systemd leave the process alone at shutdown", func(c *nbdClientArgs, _ string) error { c.nbd.mark = true; return nil }},
-	{'s', "swap", "", "the device carries swap: lock memory", func(c *nbdClientArgs, _ string) error { c.nbd.swap = true; return nil }},
+	{'s', "swap", "", "the device carries swap: lock memory", func(c *nbdClientArgs, _ string) error { c.swap = true; return nil }},
 	{'R', "readonly", "", "a device that cannot be written to", func(c *nbdClientArgs, _ string) error { c.nbd.readOnly = true; return nil }},
 	{'B', "size", "BYTES", "the device's size (default: the export's)", func(c *nbdClientArgs, arg string) error {
 		n, err := positive(arg, 1<<63-1)

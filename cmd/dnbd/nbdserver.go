@@ -128,6 +128,7 @@ func (s *nbdService) serveStdin(ctx context.Context) error {
 
 // serve serves until ctx ends, and then until requests under way are answered. It calls ready when clients can connect.
 func (s *nbdService) serve(ctx context.Context, ready func() error) error {
+	takeWrites(s.log) // as long as it may
 	// Before the process id is known, for it would end the process.
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

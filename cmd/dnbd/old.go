@@ -54,6 +54,7 @@ func oldServerCommand() *cobra.Command {
 // oldClientCommand is dnbd-client as DNBD had it.
 func oldClientCommand() *cobra.Command {
 	var device, group, cache string
+	var trusted trustFlags
 	var unbind bool
 	cmd := &cobra.Command{
 		Use:   oldClient + " -d DEVICE {-b ADDR [-c FILE] | -c FILE | -u}",
@@ -75,7 +76,7 @@ func oldClientCommand() *cobra.Command {
 			case unbind:
 				return detach(cmd.Context(), device)
 			case bind:
-				return oldBind(cmd, device, group, cache)
+				return oldBind(cmd, trusted, device, group, cache)
 			case add:
 				return addCache(cmd, device, cache, 0)
 			}
@@ -86,18 +87,19 @@ func oldClientCommand() *cobra.Command {
 	cmd.Flags().StringVarP(&device, "device", "d", "", "the `DEVICE`, such as /dev/dnbd0")
 	cmd.Flags().StringVarP(&group, "bind", "b", "", "import the image of the multicast group `ADDR`")
 	cmd.Flags().StringVarP(&cache, "cache", "c", "", "keep blocks in `FILE`")
+	trusted.add(cmd)
 	cmd.Flags().BoolVarP(&unbind, "unbind", "u", false, "end the import")
 	return oldUsage(cmd)
 }
 
 // oldBind imports the one image of a group.
-func oldBind(cmd *cobra.Command, device, group, cache string) error {
+func oldBind(cmd *cobra.Command, trusted trustFlags, device, group, cache string) error {
 	g, err := oldGroup("bind", group)
 	if err != nil {
 		return err
 	}
 	o := attachOptions{
-		image: target.GroupURI(g), device: device, cache: cache, driver: attach.Auto, verbose: verbose(cmd),
+		imageFlags: imageFlags{trustFlags: trusted}, image: target.GroupURI(g), device: device, cache: cache, driver: attach.Auto, verbose: verbose(cmd),
 	}
 	if err := o.check(cmd); err != nil {
 		return err

@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -59,6 +61,8 @@ func serveCommand() *cobra.Command {
 				return usagef("name the files or block devices to serve")
 			case cmd.Flags().Changed("id") && o.id == 0:
 				return usagef("--id 0: ids count from 1; leave it out to have a free one chosen")
+			case o.group == noGroup && o.key != "":
+				return usagef("--group-key and --group none contradict each other: over NBD it is TLS that keeps strangers out")
 			case o.threads < 0:
 				return usagef("--threads %d: it is a number from 1, or 0 for as many as fit the machine", o.threads)
 			}
@@ -99,6 +103,9 @@ func (o *serveOptions) start(cmd *cobra.Command) error {
 // run serves until the command's context ends.
 func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	ctx, log := cmd.Context(), newLog(cmd, slog.LevelInfo)
+	if o.writable || o.cow != "" {
+		takeWrites(log)
+	}
 	sources, err := parseSources(o.files)
 	if err != nil {
 		return err
@@ -108,6 +115,9 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 			return usagef("%s: what another NBD server exports can be served with --group none only", src.path)
 		}
 	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	cfg := server.Config{ID: o.id, Rate: uint64(o.rate), Threads: o.threads, Log: log}
 	if o.group != noGroup {
 		if cfg.Group, err = target.ParseGroup(o.group); err != nil {
@@ -117,7 +127,10 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 		if err != nil {
 			return err
 		}
-		cfg.Interfaces = n.Interfaces
+		cfg.Interfaces, cfg.Keys = n.Interfaces, n.Keys
+		if cfg.Allow, err = o.networks(); err != nil {
+			return err
+		}
 	}
 	var status net.Listener
 	if o.status != "" {
@@ -130,15 +143,19 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	if cfg.NBD, err = o.exportFlags.open(ctx, log); err != nil {
 		return err
 	}
+	if cfg.Keys != nil && len(cfg.NBD.Listeners) > 0 && cfg.NBD.TLS == nil {
+		log.Warn("NBD clients are served without encryption, whoever may connect: --tls required with --tls-ca keeps strangers out there")
+		cfg.NBD.Port = 0 // clients of the group are not to read there what is sealed elsewhere
+	}
 	unused := cfg.NBD
 	defer func() { unused.Close() }()
 
 	var images []*image.Image
 	files := &plain{}
 	if cfg.Group.IsValid() {
-		l := library{cmd: cmd, log: log, labels: map[string]image.Descriptor{}}
+		l := library{cmd: cmd, log: log, labels: map[string]image.Descriptor{}, signed: map[string]bool{}}
 		defer func() { l.close(images) }()
-		cfg.Rehash = l.rehash
+		cfg.Rehash, cfg.Reopen = l.rehash, l.reopen
 		images, err = l.open(ctx, sources)
 	} else {
 		defer func() { err = errors.Join(err, files.Close()) }()
@@ -148,8 +165,18 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := server.New(cfg)
-	if err != nil {
+	var s *server.Server
+	started := time.Now()
+	describe := func() control.Status {
+		st := serverStatus(s.Status(), interfaceNames(cfg.Interfaces), files, started)
+		st.API, st.PID = control.API, os.Getpid()
+		return st
+	}
+	cfg.Describe = func() []byte {
+		b, _ := json.Marshal(describe()) // nothing in it has no JSON
+		return b
+	}
+	if s, err = server.New(cfg); err != nil {
 		return err
 	}
 	unused = server.NBD{} // the server closes it
@@ -157,8 +184,6 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 		s.Close()
 		return err
 	}
-	started := time.Now()
-	describe := func() control.Status { return serverStatus(s.Status(), interfaceNames(cfg.Interfaces), files, started) }
 	svc, err := control.Listen("serve-"+strconv.Itoa(os.Getpid()), control.Handler{Status: describe})
 	if err != nil {
 		s.Close()
@@ -181,10 +206,29 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 		}
 		defer os.Remove(o.pidFile)
 	}
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() { reloadAtHangup(running, s, hangups, log) })
 	notify(log, daemon.SdNotifyReady)
 	serving := images
 	images = nil // from here on they are the server's to close
 	return errors.Join(s.Run(ctx, serving), svc.Close())
+}
+
+// reloadAtHangup has the server look at its keys and images again at each signal, until ctx ends.
+func reloadAtHangup(ctx context.Context, s *server.Server, hangups <-chan os.Signal, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			s.Reload(func(err error) { // else it is about to be done anyway
+				if err != nil {
+					log.Error("not all images could be looked at again", "error", err)
+				}
+			})
+		}
+	}
 }
 
 // statusHandler answers GET /status and nothing else.
@@ -192,11 +236,9 @@ func statusHandler(describe func() control.Status) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		st := describe()
-		st.API, st.PID = control.API, os.Getpid()
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
-		_ = enc.Encode(st) // it fails when the other side is gone, who needs no answer then
+		_ = enc.Encode(describe()) // it fails when the other side is gone, who needs no answer then
 	})
 	return mux
 }
@@ -242,6 +284,7 @@ type library struct {
 
 	mu     sync.Mutex
 	labels map[string]image.Descriptor // by path: what is or was offered last
+	signed map[string]bool             // by path: one that was offered was signed
 }
 
 // open opens all sources, and hashes those that have no sidecar yet. It also returns those that it opened before an error.
@@ -277,6 +320,14 @@ func (l *library) rehash(ctx context.Context, path string) (*image.Image, error)
 	return l.hash(ctx, path, last.Name, o, image.Create)
 }
 
+// reopen makes an image of what a file holds now. It hashes only a file that has changed.
+func (l *library) reopen(ctx context.Context, path string) (*image.Image, error) {
+	l.mu.Lock()
+	last := l.labels[path]
+	l.mu.Unlock()
+	return l.hash(ctx, path, last.Name, image.CreateOptions{}, image.OpenOrCreate)
+}
+
 // hash makes an image with make, and shows how far it is. It is served under name, if that is not empty; a sidecar that has another one
 // keeps it.
 func (l *library) hash(ctx context.Context, path, name string, o image.CreateOptions,
@@ -303,6 +354,7 @@ func (l *library) hash(ctx context.Context, path, name string, o image.CreateOpt
 	if err != nil {
 		return nil, err
 	}
+	signed := m.Signature() != nil
 	if name != "" {
 		if err := m.Rename(name); err != nil {
 			return nil, errors.Join(err, m.Close())
@@ -310,6 +362,11 @@ func (l *library) hash(ctx context.Context, path, name string, o image.CreateOpt
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if m.Signature() == nil && (signed || l.signed[path]) {
+		d := m.Descriptor()
+		l.log.Warn(fmt.Sprintf("%s@%d is not signed, as %s was: clients with --trust do not use it; 'dnbd image sign', and start again", d.Name, d.Revision, path))
+	}
+	l.signed[path] = l.signed[path] || signed
 	l.labels[path] = m.Descriptor()
 	return m, nil
 }

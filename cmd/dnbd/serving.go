@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/mdlayher/vsock"
@@ -20,6 +21,9 @@ func writeServing(w io.Writer, st server.Status, interfaces []udp.Interface, ima
 	if st.Group.IsValid() {
 		fmt.Fprintf(w, "server     %d\n", st.ID)
 		fmt.Fprintf(w, "group      %v port %d\n", st.Group.Addr(), st.Group.Port())
+	}
+	if len(st.Keys) > 0 {
+		fmt.Fprintf(w, "keys       %s\n", strings.Join(st.Keys, ", "))
 	}
 	for _, i := range interfaces {
 		fmt.Fprintf(w, "interface  %s, address %v\n", i.Name, i.Addr)
@@ -61,7 +65,7 @@ func serverStatus(st server.Status, interfaces []string, files *plain, started t
 			Interface: l.Interface, Address: l.Addr.String(), Clients: l.Stats.Clients, Rate: l.Stats.Rate, Queued: l.Stats.Queued,
 			Sent: l.Stats.Bytes, Blocks: l.Stats.Blocks, Repairs: l.Stats.Repairs, Parity: l.Stats.Parity, Wants: l.Stats.Wants,
 			Suppressed: l.Stats.Suppressed, Merged: l.Stats.Merged, Denied: l.Stats.Denied, Malformed: l.Stats.Malformed,
-			Drops: l.Drops,
+			Drops: l.Drops, Unopened: control.Seals(l.Unopened),
 		})
 	}
 	if len(st.NBD.Addrs) > 0 || st.NBD.Client {
@@ -76,7 +80,7 @@ func serverStatus(st server.Status, interfaces []string, files *plain, started t
 			s.NBD.URIs = append(s.NBD.URIs, "stdin")
 		}
 	}
-	out := control.Status{Version: version, Started: started.UTC(), Interfaces: interfaces, Server: s}
+	out := control.Status{Version: version, Started: started.UTC(), Interfaces: interfaces, Keys: st.Keys, Server: s}
 	if st.Group.IsValid() {
 		out.Group = st.Group.String()
 	}

@@ -165,6 +165,7 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 	if len(a.Replicas) == 0 {
 		b.WriteString("  server    none that has the image is heard\n")
 	}
+	writeSeals(b, st.Keys, t.Unopened)
 	writeKernel(b, a.Kernel)
 	if st.Log != "" {
 		fmt.Fprintf(b, "  log       %s\n", st.Log)
@@ -180,7 +181,7 @@ func writeServer(b *strings.Builder, st control.Status) {
 	for _, m := range st.Server.Images {
 		withdrawn := ""
 		if m.Withdrawn {
-			withdrawn = " (withdrawn: the file has changed)"
+			withdrawn = " (withdrawn)"
 		}
 		fmt.Fprintf(b, "  image     %s revision %d, %s, id %s, from %s%s\n", m.Name, m.Revision, size.Format(m.Size), m.ID, m.File,
 			withdrawn)
@@ -192,6 +193,7 @@ func writeServer(b *strings.Builder, st control.Status) {
 			l.Repairs, l.Parity)
 		fmt.Fprintf(b, "            %d requests: %d blocks merged, %d suppressed; %d denied, %d malformed, %d dropped by the kernel\n",
 			l.Wants, l.Merged, l.Suppressed, l.Denied, l.Malformed, l.Drops)
+		writeSeals(b, st.Keys, l.Unopened)
 	}
 	if n := st.Server.NBD; n != nil {
 		for _, x := range n.Exports {
@@ -200,6 +202,15 @@ func writeServer(b *strings.Builder, st control.Status) {
 		fmt.Fprintf(b, "  nbd       %s; %d connections, %d requests answered, %d failed, %s sent\n", strings.Join(n.URIs, ", "),
 			n.Connections, n.Requests, n.Failed, bytesOf(uint64(n.Bytes)))
 	}
+}
+
+// writeSeals prints which keys there are, and what was not let in without them.
+func writeSeals(b *strings.Builder, keys []string, u control.Seals) {
+	if len(keys) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "  keys      %s; not let in: %d datagrams under other keys, %d not sealed, %d forged, %d replayed\n", strings.Join(keys, ", "),
+		u.Foreign, u.Plain, u.Forged, u.Replayed)
 }
 
 // bytesOf writes an amount of bytes that is counted.

@@ -18,15 +18,23 @@ import (
 	"github.com/dnbd/dnbd/e2e/vm"
 )
 
-// makeInitramfs makes an initramfs as the users of initramfs-tools do: in the Debian of the userland, with dnbd, the files in boot/
-// and the modules of a kernel put into it. What is mounted for that is gone with the shell.
-func makeInitramfs(kernel vm.Kernel, debian, dnbd, initramfs string) error {
+// initramfsTool makes initramfs: its command line, with $release for the kernel's.
+type initramfsTool string
+
+const (
+	initramfsTools initramfsTool = "mkinitramfs -o /initramfs $release"
+	dracut         initramfsTool = "dracut --no-hostonly --no-compress --force /initramfs $release"
+)
+
+// make makes an initramfs as the users of the tool do: in the Debian of the userland, with dnbd, what make install-boot installs, and
+// the modules of a kernel put into it. What is mounted for that is gone with the shell.
+func (tool initramfsTool) make(kernel vm.Kernel, debian, dnbd, initramfs string) error {
 	modules, release, err := kernel.Modules()
 	if err != nil {
 		return err
 	}
 	config := filepath.Join(filepath.Dir(modules), "config")
-	boot, err := filepath.Abs("../../boot/initramfs-tools")
+	source, err := filepath.Abs("../..")
 	if err != nil {
 		return err
 	}
@@ -41,10 +49,10 @@ func makeInitramfs(kernel vm.Kernel, debian, dnbd, initramfs string) error {
 		mount --bind "$modules" lib/modules/$release
 		cp "$config" boot/config-$release
 		cp "$dnbd" usr/local/bin/dnbd
-		cp -r "$boot/." etc/initramfs-tools
-		chroot . mkinitramfs -o /initramfs $release
+		make -C "$source" install-boot DESTDIR="$PWD"
+		chroot . `+string(tool)+`
 		cp initramfs "$initramfs"`)
-	cmd.Env = append(os.Environ(), "debian="+debian, "modules="+modules, "config="+config, "release="+release, "dnbd="+dnbd, "boot="+boot,
+	cmd.Env = append(os.Environ(), "debian="+debian, "modules="+modules, "config="+config, "release="+release, "dnbd="+dnbd, "source="+source,
 		"initramfs="+initramfs)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("make an initramfs: %w: %s", err, out)
@@ -52,15 +60,33 @@ func makeInitramfs(kernel vm.Kernel, debian, dnbd, initramfs string) error {
 	return nil
 }
 
-// bootInitramfs returns an initramfs of makeInitramfs, which is made for the first test that asks.
-var bootInitramfs = sync.OnceValues(func() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
+// initramfs are those that tests boot, by the tool, each made for the first test that asks.
+var initramfs = map[initramfsTool]func() (string, error){
+	initramfsTools: madeOnce(initramfsTools, "initramfs-tools"),
+	dracut:         madeOnce(dracut, "dracut"),
+}
+
+func madeOnce(tool initramfsTool, name string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return "", err
+		}
+		file := filepath.Join(filepath.Dir(rack.Dnbd()), name+".initramfs")
+		return file, tool.make(vm.Backports, filepath.Join(cache, "dnbd", "userland", "bookworm.erofs"), rack.Dnbd(), file)
+	})
+}
+
+// onEachTool runs a test once for each tool.
+func onEachTool(t *testing.T, test func(*testing.T, initramfsTool)) {
+	for _, tool := range []initramfsTool{initramfsTools, dracut} {
+		name, _, _ := strings.Cut(string(tool), " ")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, tool)
+		})
 	}
-	file := filepath.Join(filepath.Dir(rack.Dnbd()), "boot.initramfs")
-	return file, makeInitramfs(vm.Backports, filepath.Join(cache, "dnbd", "userland", "bookworm.erofs"), rack.Dnbd(), file)
-})
+}
 
 // serveAddresses gives addr to who asks for an address, by DHCP, until the test ends.
 func serveAddresses(t *testing.T, l *lab.Lab, host string, addr netip.Addr) {
@@ -89,41 +115,70 @@ func serveAddresses(t *testing.T, l *lab.Lab, host string, addr netip.Addr) {
 }
 
 // diskless boots a machine that has nothing but a kernel with a command line, and an initramfs.
-func diskless(t *testing.T, l *lab.Lab, commandLine string) *vm.Guest {
+func diskless(t *testing.T, l *lab.Lab, tool initramfsTool, commandLine string) *vm.Guest {
 	t.Helper()
-	initramfs, err := bootInitramfs()
+	file, err := initramfs[tool]()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Initramfs: initramfs, Memory: 768, Append: commandLine})
+	return rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Initramfs: file, Memory: 768, Append: commandLine})
 }
 
 func TestTheKernelsCommandLineNamesTheRoot(t *testing.T) {
 	vm.Need(t)
 	debian := userland(t)
 	t.Parallel()
+	onEachTool(t, func(t *testing.T, tool initramfsTool) {
+		ctx, cancel := context.WithTimeout(t.Context(), bootTime)
+		defer cancel()
+		l := lab.ForTest(t, lab.Options{VMs: 1})
+		image := filepath.Join(t.TempDir(), "bookworm")
+		if err := os.Symlink(debian, image); err != nil {
+			t.Fatal(err)
+		}
+		serve(t, l, "s1", image)
+		serveAddresses(t, l, "s1", l.Addr("v1"))
+		g := diskless(t, l, tool, "dnbd=239.0.0.1:bookworm:driver=fuse,cache-size=128M")
+		if err := logIn(ctx, g); err != nil {
+			t.Fatal(err)
+		}
+		// The console shows what is typed, too, so that is not to contain what is looked for.
+		if err := g.Type("echo is-$(stat -f -c %T /) > /etc/note; cat /etc/note; systemctl poweroff\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.AwaitEnd(ctx); err != nil {
+			t.Error(err)
+		}
+		if !strings.Contains(g.Console(), "is-overlayfs") {
+			t.Error("the root is not a writable overlay")
+		}
+	})
+}
+
+func TestAnOverlayInMemoryIsARootOfItsOwn(t *testing.T) {
+	vm.Need(t)
+	disk := writableUserland(t)
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 	defer cancel()
 	l := lab.ForTest(t, lab.Options{VMs: 1})
-	image := filepath.Join(t.TempDir(), "bookworm")
-	if err := os.Symlink(debian, image); err != nil {
-		t.Fatal(err)
-	}
-	serve(t, l, "s1", image)
+	serve(t, l, "s1", disk)
 	serveAddresses(t, l, "s1", l.Addr("v1"))
-	g := diskless(t, l, "dnbd=239.0.0.1:bookworm:driver=fuse,cache-size=128M")
+	g := diskless(t, l, initramfsTools, "dnbd=:disk:cow=mem rw")
 	if err := logIn(ctx, g); err != nil {
 		t.Fatal(err)
 	}
-	// The console shows what is typed, too, so that is not to contain what is looked for.
-	if err := g.Type("echo is-$(stat -f -c %T /) > /etc/note; cat /etc/note; systemctl poweroff\n"); err != nil {
+	err := g.Type("echo is-$(stat -f -c %T /) > /etc/note; sync; cat /etc/note; ls -d /dev/shm/dnbd-0/*-0; readlink /dev/dnbd-root; grep ext4 /proc/mounts; systemctl poweroff\n")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := g.AwaitEnd(ctx); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(g.Console(), "is-overlayfs") {
-		t.Error("the root is not a writable overlay")
+	for _, text := range []string{"is-ext2/ext3", "\n/dev/shm/dnbd-0/", "\n/dev/ublkb0\n", "/dev/dnbd-root / ext4 rw"} {
+		if !strings.Contains(g.Console(), text) {
+			t.Errorf("the console does not say %q", text)
+		}
 	}
 }
 
@@ -131,16 +186,56 @@ func TestABootThatFailsSaysWhy(t *testing.T) {
 	vm.Need(t)
 	userland(t)
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
-	defer cancel()
-	l := lab.ForTest(t, lab.Options{VMs: 1})
-	g := diskless(t, l, fmt.Sprintf("dnbd=:missing:io-timeout=1s ip=%v:::255.255.0.0", l.Addr("v1")))
-	if err := g.AwaitEnd(ctx); err != nil { // it reboots, as panic= asks for
-		t.Error(err)
-	}
-	for _, text := range []string{"no server offered image missing", "dnbd: no root: missing cannot be attached", "Rebooting"} {
-		if !strings.Contains(g.Console(), text) {
-			t.Errorf("the console does not say %q", text)
+	onEachTool(t, func(t *testing.T, tool initramfsTool) {
+		ctx, cancel := context.WithTimeout(t.Context(), bootTime)
+		defer cancel()
+		l := lab.ForTest(t, lab.Options{VMs: 1})
+		other := filepath.Join(t.TempDir(), "other")
+		if err := os.WriteFile(other, make([]byte, 4096), 0o644); err != nil {
+			t.Fatal(err)
 		}
-	}
+		serve(t, l, "s1", other)
+		serveAddresses(t, l, "s1", l.Addr("v1"))
+		g := diskless(t, l, tool, "dnbd=:missing panic=1")
+		if err := g.AwaitEnd(ctx); err != nil { // it reboots, as panic= asks for
+			t.Error(err)
+		}
+		for _, text := range []string{"no server offers image missing", "dnbd: no root: missing cannot be attached", "reboot in 1 s", "dnbd: rebooting"} {
+			if !strings.Contains(g.Console(), text) {
+				t.Errorf("the console does not say %q", text)
+			}
+		}
+	})
+}
+
+func TestABootWithoutAnAddressOffersAShell(t *testing.T) {
+	vm.Need(t)
+	userland(t)
+	t.Parallel()
+	onEachTool(t, func(t *testing.T, tool initramfsTool) {
+		ctx, cancel := context.WithTimeout(t.Context(), bootTime)
+		defer cancel()
+		g := diskless(t, lab.ForTest(t, lab.Options{VMs: 1}), tool, "dnbd=:debian dnbd.wait=5 panic=")
+		for _, step := range []struct{ await, answer string }{
+			{"dnbd: no root: there is no network", ""},
+			{"s: shell; nothing: reboot in 60 s", "s\n"},
+			{"(dnbd) ", "echo its-$((6*7)); exit\n"},
+			{"its-42", ""},
+		} {
+			if err := g.AwaitConsole(ctx, step.await); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Type(step.answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// It has tried again.
+		await(t, "there is another choice", func() bool { return strings.Count(g.Console(), "s: shell; nothing") == 2 })
+		if err := g.Type("r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.AwaitEnd(ctx); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -20,11 +20,10 @@ import (
 // userland is the image of a Debian that scripts/build-userland.sh has made.
 func userland(t *testing.T) string {
 	t.Helper()
-	cache, err := os.UserCacheDir()
+	image, err := vm.Userland()
 	if err != nil {
 		t.Fatal(err)
 	}
-	image := filepath.Join(cache, "dnbd", "userland", "bookworm.erofs")
 	if _, err := os.Stat(image); err != nil {
 		if os.Getenv("DNBD_REQUIRE") == "1" {
 			t.Fatalf("DNBD_REQUIRE=1, and there is no userland: run scripts/build-userland.sh: %v", err)
@@ -37,36 +36,11 @@ func userland(t *testing.T) string {
 // bootTime bounds a boot of Debian to its login, which takes half a minute when nothing else runs.
 const bootTime = 6 * time.Minute
 
-// overlayRoot is a script that mounts the Debian on the device $1 at /new, under a layer of its own in memory.
-const overlayRoot = `
-	mkdir /ro /rw /new
-	mount -t erofs -o ro $1 /ro
-	mount -t tmpfs rw /rw
-	mkdir /rw/upper /rw/work
-	mount -t overlay -o lowerdir=/ro,upperdir=/rw/upper,workdir=/rw/work overlay /new`
-
-// rootFromGroup makes an image of the group the guest's root, under a layer of its own in memory, and starts the init there.
-func rootFromGroup(ctx context.Context, g *vm.Guest, image string) error {
-	device, err := g.Run(ctx, "dnbd", "attach", "--driver", "fuse", "--cache-size", "128M", image)
-	if err != nil {
-		return err
-	}
-	if _, err := g.Run(ctx, "sh", "-ec", overlayRoot, "sh", strings.TrimSpace(device)); err != nil {
-		return err
-	}
-	return g.SwitchRoot(ctx, "/new", "/sbin/init")
-}
+// overlayRoot is the script of that name.
+const overlayRoot = vm.OverlayRoot
 
 // logIn waits for the login of the userland on the console, and logs in.
-func logIn(ctx context.Context, g *vm.Guest) error {
-	if err := g.AwaitConsole(ctx, "diskless login:"); err != nil {
-		return err
-	}
-	if err := g.Type("root\n"); err != nil {
-		return err
-	}
-	return g.AwaitConsole(ctx, "root@diskless:~#")
-}
+func logIn(ctx context.Context, g *vm.Guest) error { return g.LogIn(ctx) }
 
 func TestDisklessMachinesBootTogetherAndTheServerSendsOnce(t *testing.T) {
 	const together = 4
@@ -96,7 +70,7 @@ func TestDisklessMachinesBootTogetherAndTheServerSendsOnce(t *testing.T) {
 		var all errgroup.Group
 		for _, g := range guests {
 			all.Go(func() error {
-				if err := rootFromGroup(ctx, g, "bookworm"); err != nil {
+				if err := g.RootFromGroup(ctx, "bookworm"); err != nil {
 					return err
 				}
 				return logIn(ctx, g)

@@ -132,7 +132,7 @@ func TestTLSGoesThroughTheProcess(t *testing.T) {
 		l := lab.ForTest(t, lab.Options{VMs: 1})
 		certs := certificates(t, l.Addr("s1").String())
 		server := startForeign(t, l, 16<<20, []string{"--tls=require", "--tls-certificates=" + certs}, nil)
-		files := loadProgram(t)
+		files := rack.Load()
 		files["/ca.pem"] = filepath.Join(certs, "ca-cert.pem")
 		g := bootClient(t, k, l, files)
 		if _, err := g.Run(within(t), "nbd-client", server.addr, "/dev/nbd0"); err == nil || !strings.Contains(err.Error(), "TLS") {

@@ -21,6 +21,7 @@ import (
 type foreign struct {
 	t      testing.TB
 	l      *lab.Lab
+	host   string
 	addr   string
 	args   []string
 	cmd    *exec.Cmd
@@ -28,19 +29,31 @@ type foreign struct {
 	killed bool
 }
 
+// blank makes an empty file of size bytes, for a disk.
+func blank(t testing.TB, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // startForeign starts a server on s1 with a file of size bytes. It ends with the test.
 func startForeign(t testing.TB, l *lab.Lab, size int64, filters, parameters []string) *foreign {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(file, size); err != nil {
-		t.Fatal(err)
-	}
-	f := &foreign{t: t, l: l, addr: l.Addr("s1").String()}
+	return startForeignOn(t, l, "s1", size, filters, parameters)
+}
+
+// startForeignOn is startForeign on any host.
+func startForeignOn(t testing.TB, l *lab.Lab, host string, size int64, filters, parameters []string) *foreign {
+	t.Helper()
+	f := &foreign{t: t, l: l, host: host, addr: l.Addr(host).String()}
 	f.args = append([]string{"-f", "-i", f.addr}, filters...)
-	f.args = append(append(f.args, "file", file), parameters...)
+	f.args = append(append(f.args, "file", blank(t, size)), parameters...)
 	f.start()
 	t.Cleanup(func() {
 		if !f.killed {
@@ -58,7 +71,7 @@ func (f *foreign) start() {
 	f.t.Helper()
 	// SIGTERM is blocked, since on busy machines one has come out of nowhere, and a server that refuses requests because it
 	// shuts down is not what most of these tests are about. SIGINT ends it in the same way.
-	f.cmd = f.l.Command(context.Background(), "s1", "env", append([]string{"--block-signal=TERM", "nbdkit"}, f.args...)...)
+	f.cmd = f.l.Command(context.Background(), f.host, "env", append([]string{"--block-signal=TERM", "nbdkit"}, f.args...)...)
 	f.cmd.Stderr = os.Stderr
 	if err := f.cmd.Start(); err != nil {
 		f.t.Fatal(err)
@@ -74,7 +87,7 @@ func (f *foreign) start() {
 			f.t.Fatalf("nbdkit has ended: %v", f.cmd.ProcessState)
 		default:
 		}
-		return f.l.Do("s1", func() error {
+		return f.l.Do(f.host, func() error {
 			conn, err := net.Dial("tcp", f.addr+":10809")
 			if err == nil {
 				conn.Close()
@@ -104,18 +117,6 @@ func (f *foreign) signal(s syscall.Signal) {
 	}
 }
 
-// loadProgram builds the program that puts a load on devices, and returns what has a guest have it as /load.
-func loadProgram(t testing.TB) map[string]string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "load")
-	build := exec.Command("go", "build", "-o", path, "github.com/dnbd/dnbd/e2e/vm/load")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build load: %v: %s", err, out)
-	}
-	return map[string]string{"/load": path}
-}
-
 // fine ends a load, if it lasts until then, and fails the test if a load has found something wrong, or the kernel has reported an error.
 func fine(t *testing.T, g *vm.Guest, p *vm.Process) {
 	t.Helper()
@@ -137,7 +138,7 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 		vm.Need(t)
 		l := lab.ForTest(t, lab.Options{VMs: 1})
 		server := startForeign(t, l, 16<<20, nil, nil)
-		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
+		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: rack.Load()})
 		run(t, g, "dnbd", "attach", "--driver", "nbd", "--timeout", "1s", "--connections", "2", server.uri(), "/dev/disk")
 		t.Log(run(t, g, "dnbd", "status"))
 		p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "/dev/disk")
@@ -164,7 +165,7 @@ func TestARelayedExportBearsAServerThatShutsDown(t *testing.T) {
 		vm.Need(t)
 		l := lab.ForTest(t, lab.Options{VMs: 1})
 		server := startForeign(t, l, 16<<20, nil, nil)
-		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
+		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: rack.Load()})
 		run(t, g, "dnbd", "attach", "--driver", "nbd", "--relay", server.uri(), "/dev/disk")
 		// Without flushes: one would fail, since the process knows that writes that were not flushed may be lost.
 		p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "-flush=false", "/dev/disk")
@@ -202,7 +203,7 @@ func TestAWritableDeviceOutlivesItsProcess(t *testing.T) {
 				vm.Need(t)
 				l := lab.ForTest(t, lab.Options{VMs: 1})
 				server := startForeign(t, l, 16<<20, c.filters, c.parameters)
-				g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: loadProgram(t)})
+				g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: rack.Load()})
 				attach := []string{"attach", "--driver", "nbd", "--timeout", "1s", server.uri(), "/dev/disk"}
 				run(t, g, "dnbd", attach...)
 				p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "/dev/disk")

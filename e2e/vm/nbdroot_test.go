@@ -37,7 +37,7 @@ func TestAMachineHasItsRootOnAnNBDServerAsWithNbdClient(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{VMs: 1})
 	serve(t, l, "s1", "--group", "none", "--writable", "--nbd", ":10809", disk)
 	serveAddresses(t, l, "s1", l.Addr("v1"))
-	g := diskless(t, l, fmt.Sprintf("root=/dev/nbd0 nbdroot=%v,disk rw", l.Addr("s1")))
+	g := diskless(t, l, initramfsTools, fmt.Sprintf("root=/dev/nbd0 nbdroot=%v,disk rw", l.Addr("s1")))
 	if err := logIn(ctx, g); err != nil {
 		t.Fatal(err)
 	}

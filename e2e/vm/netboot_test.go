@@ -48,37 +48,62 @@ func offerBoot(t *testing.T, l *lab.Lab, host string, args ...string) {
 	}
 }
 
-func TestAMachineWithNothingBootsToALogin(t *testing.T) {
+func TestAMachineWithNothingBoots(t *testing.T) {
 	vm.Need(t)
 	debian := userland(t)
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
-	defer cancel()
-	initramfs, err := bootInitramfs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	modules, _, err := vm.Backports.Modules()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := lab.ForTest(t, lab.Options{VMs: 1})
-	image := filepath.Join(t.TempDir(), "bookworm")
-	if err := os.Symlink(debian, image); err != nil {
-		t.Fatal(err)
-	}
-	serve(t, l, "s1", image)
-	serveAddresses(t, l, "s1", l.Addr("v1"))
-	offerBoot(t, l, "s1", "--kernel", filepath.Join(filepath.Dir(modules), "vmlinuz"), "--initrd", initramfs, "--ipxe", "",
-		"--append", "dnbd=:bookworm:driver=fuse,cache-size=128M console=ttyS0 panic=-1 tsc=reliable")
-	g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Memory: 768, Netboot: true})
-	if err := logIn(ctx, g); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Type("systemctl poweroff\n"); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.AwaitEnd(ctx); err != nil {
-		t.Error(err)
+	for _, c := range []struct {
+		name    string
+		uefi    bool
+		loaders string
+	}{
+		{"its BIOS has iPXE", false, ""},
+		{"it has UEFI and nothing else", true, "/usr/lib/ipxe"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), bootTime)
+			defer cancel()
+			initrd, err := initramfs[initramfsTools]()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.uefi { // which is slow at loading a whole one
+				initrd = filepath.Join(t.TempDir(), "initrd.img")
+				if err := os.WriteFile(initrd, make([]byte, 4096), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			modules, _, err := vm.Backports.Modules()
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := lab.ForTest(t, lab.Options{VMs: 1})
+			image := filepath.Join(t.TempDir(), "bookworm")
+			if err := os.Symlink(debian, image); err != nil {
+				t.Fatal(err)
+			}
+			serve(t, l, "s1", image)
+			serveAddresses(t, l, "s1", l.Addr("v1"))
+			offerBoot(t, l, "s1", "--kernel", filepath.Join(filepath.Dir(modules), "vmlinuz"), "--initrd", initrd, "--ipxe", c.loaders,
+				"--append", "dnbd=:bookworm:driver=fuse,cache-size=128M console=ttyS0 panic=-1 tsc=reliable")
+			g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Memory: 768, Netboot: true, UEFI: c.uefi})
+			// What comes after it is the same for both.
+			if err := g.AwaitConsole(ctx, "initrd=initrd.img dnbd=:bookworm"); err != nil || c.uefi {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err := logIn(ctx, g); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Type("systemctl poweroff\n"); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.AwaitEnd(ctx); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

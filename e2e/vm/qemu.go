@@ -29,6 +29,8 @@ type Options struct {
 	// Netboot has the guest boot from the network by PXE, as a machine does whose firmware has iPXE, in place of what the host gives it:
 	// there is no agent either, and Append and the kernel are left out of account.
 	Netboot bool
+	// UEFI has a guest that boots from the network have UEFI as its firmware, and no iPXE.
+	UEFI bool
 	// Lab is the network, and Host the guest's name there: one of Lab.VMs. Without a lab the guest has no network.
 	Lab  *lab.Lab
 	Host string
@@ -55,6 +57,9 @@ type Disk struct {
 	ReadOnly bool
 }
 
+// ovmf is UEFI for guests (Debian: ovmf).
+const ovmf = "/usr/share/ovmf/OVMF.fd"
+
 // defaultMemory is enough for dnbd with a cache of 64 MiB.
 const defaultMemory = 256
 
@@ -62,8 +67,8 @@ const defaultMemory = 256
 // port is.
 func emulate(ctx context.Context, kernel, dir string, o Options) *exec.Cmd {
 	// A guest that goes wrong is to end and not to go on. On a busy host the emulated clocks run unevenly, which is no reason to do
-	// without the best of them.
-	command := "console=ttyS0 loglevel=5 panic=-1 oops=panic tsc=reliable no_timer_check " + o.Append
+	// without the best of them; and systemd would give up on what takes longer than 90 s, the console included.
+	command := "console=ttyS0 loglevel=5 panic=-1 oops=panic tsc=reliable no_timer_check systemd.default_timeout_start_sec=600 " + o.Append
 	if o.Keys != nil {
 		command += " " + agent.Shell
 	}
@@ -77,6 +82,9 @@ func emulate(ctx context.Context, kernel, dir string, o Options) *exec.Cmd {
 	switch {
 	case o.Netboot:
 		args = append(args, "-boot", "n")
+		if o.UEFI {
+			args = append(args, "-bios", ovmf)
+		}
 	case o.Initramfs != "":
 		args = append(args, "-kernel", kernel, "-append", command, "-initrd", o.Initramfs)
 	default:
@@ -94,8 +102,8 @@ func emulate(ctx context.Context, kernel, dir string, o Options) *exec.Cmd {
 		return exec.CommandContext(ctx, emulator, append(args, "-nic", "none")...)
 	}
 	card := "virtio-net-pci,netdev=net,mac=" + o.Lab.MAC(o.Host).String()
-	if !o.Netboot {
-		card += ",romfile=" // without a ROM it does not try to boot from the network
+	if !o.Netboot || o.UEFI {
+		card += ",romfile=" // with iPXE, by which a BIOS would try to boot from the network
 	}
 	args = append(args, "-netdev", "tap,id=net,script=no,downscript=no,ifname="+o.Host, "-device", card)
 	return o.Lab.Command(ctx, lab.Switch, emulator, args...)

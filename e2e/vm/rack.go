@@ -62,7 +62,7 @@ type Rack struct {
 // NewRack builds the programs that guests have, into dir, which the caller removes when all guests have ended. It is called in
 // a directory of this module.
 func NewRack(dir string) (*Rack, error) {
-	for name, pkg := range map[string]string{"dnbd": "cmd/dnbd", "init": "e2e/vm/init"} {
+	for name, pkg := range map[string]string{"dnbd": "cmd/dnbd", "init": "e2e/vm/init", "load": "e2e/vm/load"} {
 		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/dnbd/dnbd/"+pkg)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -70,6 +70,11 @@ func NewRack(dir string) (*Rack, error) {
 		}
 	}
 	return &Rack{dir: dir}, nil
+}
+
+// Load has a guest have the program that puts a load on devices, as /load: Options.Files.
+func (r *Rack) Load() map[string]string {
+	return map[string]string{"/load": filepath.Join(r.dir, "load")}
 }
 
 // Dnbd is the path of the dnbd that guests have, for hosts that are to have the same.

@@ -104,7 +104,7 @@ func TestAWritableDeviceOfUblkOutlivesItsProcess(t *testing.T) {
 	vm.Need(t)
 	l := lab.ForTest(t, lab.Options{VMs: 1})
 	server := startForeign(t, l, 16<<20, nil, nil)
-	g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Loadable: []string{"ublk_drv"}, CPUs: 2, Files: loadProgram(t)})
+	g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Loadable: []string{"ublk_drv"}, CPUs: 2, Files: rack.Load()})
 	attach := []string{"attach", "--driver", "ublk", server.uri(), "/dev/disk"}
 	run(t, g, "dnbd", attach...)
 	p, err := g.Start(within(t), "/load", "-time", "20s", "/dev/disk")

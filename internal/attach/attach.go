@@ -15,6 +15,9 @@ import (
 // ErrBusy is wrapped by the error of a Close that is refused because somebody uses the attachment.
 var ErrBusy = errors.New("in use")
 
+// ErrNothingLeft is wrapped by the error of an Attach with Resume where no dead process has left a device.
+var ErrNothingLeft = errors.New("no device is there that has lost its process; attach it anew")
+
 // Driver is one way to attach devices to this machine.
 type Driver interface {
 	// Name is what users call the driver.
@@ -94,7 +97,7 @@ func Choose(name string, drivers []Driver) (chosen Driver, why []string, err err
 
 // NoResume returns the error of a driver whose devices do not outlive their process, when it is to resume path.
 func NoResume(driver, path string) error {
-	return fmt.Errorf("resume %s: what driver %s attaches ends with its process; detach it and attach it again", path, driver)
+	return fmt.Errorf("resume %s: what driver %s attaches ends with its process: %w", path, driver, ErrNothingLeft)
 }
 
 // Busy returns the error for an attachment at path that holders use.

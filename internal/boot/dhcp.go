@@ -40,11 +40,11 @@ func (s *Server) serveDHCP(ctx context.Context, d dhcpSocket) error {
 		to := destination(reply, d.port, from)
 		if _, err := d.WriteToUDPAddrPort(reply.ToBytes(), to); err != nil {
 			if ctx.Err() == nil {
-				s.log.Warn("answer by DHCP", "machine", reply.ClientHWAddr, "to", to, "error", err)
+				s.log.Warn("answer by DHCP", "machine", reply.ClientHWAddr.String(), "to", to, "error", err)
 			}
 			continue
 		}
-		s.log.Info("told what to boot", "machine", reply.ClientHWAddr, "file", reply.BootFileName, "port", d.port)
+		s.log.Info("told what to boot", "machine", reply.ClientHWAddr.String(), "file", reply.BootFileName, "port", d.port)
 	}
 }
 

@@ -110,7 +110,7 @@ func Open(cfg Config) (*Client, error) {
 	c.rx = mcast.NewReceiver(time.Now(), mcast.ReceiverConfig{
 		ID: cfg.Descriptor.ID(), Blocks: g.Total(), Length: g.Len, Keep: c.keep,
 		Group: cfg.Network.Group, Window: window, Coder: mcast.NewCoder(),
-		Rand: rand.New(rand.NewPCG(nonce(), nonce())),
+		Rand: rand.New(rand.NewChaCha8(seed())),
 	})
 	c.mu.Lock() // so that no datagram is taken in before sockets is set
 	c.sockets, err = listen(cfg.Network, c.input)
@@ -177,11 +177,11 @@ func (c *Client) keep(block uint32) bool {
 }
 
 // input takes in what one socket heard.
-func (c *Client) input(conn *udp.Conn, m *udp.Message) {
+func (c *Client) input(conn *udp.Conn, m *udp.Message, datagrams [][]byte) {
 	now := time.Now()
 	c.mu.Lock()
 	control := false
-	for b := range m.Segments() {
+	for _, b := range datagrams {
 		c.rx.Input(now, m.From, b)
 		control = control || len(b) > 3 && wire.Type(b[3]) != wire.TypeData
 	}

@@ -138,7 +138,9 @@ func findAt(ctx context.Context, n Network, enough func(Discovery) bool) (Discov
 			return d, fmt.Errorf("look for images %v: %w", n, ctx.Err())
 		}
 		d.Complete = len(answered) == len(n.Hosts)
-		if snapshot := (Discovery{slices.Clone(d.Found), maps.Clone(d.Servers), maps.Clone(d.Failed), d.Complete}); enough(snapshot) {
+		if snapshot := (Discovery{
+			Found: slices.Clone(d.Found), Servers: maps.Clone(d.Servers), Failed: maps.Clone(d.Failed), Complete: d.Complete,
+		}); enough(snapshot) {
 			return snapshot, nil
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/udp"
 	"github.com/dnbd/dnbd/internal/wire"
 )
@@ -24,6 +25,7 @@ import (
 type Network struct {
 	Group      netip.AddrPort // of discovery; not valid with Hosts
 	Interfaces []udp.Interface
+	Keys       *seal.Ring // of the group; nil for none
 	// Hosts, each HOST:PORT, are NBD servers that are asked in place of a group: no multicast is needed then.
 	Hosts []string
 	// TLS is for what is read over NBD. If it is nil TLS is used where a server of the group says that it needs it, with the authorities
@@ -49,7 +51,9 @@ func (n Network) String() string {
 type sockets struct {
 	network Network
 	options udp.Options
-	input   func(conn *udp.Conn, m *udp.Message)
+	input   input
+	sealer  *seal.Sealer
+	opener  *seal.Opener // of what servers send
 	readers sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
@@ -59,14 +63,18 @@ type sockets struct {
 	routes  map[netip.AddrPort]*udp.Conn // by server: the unicast socket that reaches it
 }
 
+// input takes in what one socket heard: the datagrams that were in the message, opened. It may keep none.
+type input func(conn *udp.Conn, m *udp.Message, datagrams [][]byte)
+
 // maxRoutes bounds what strangers can make us remember.
 const maxRoutes = 256
 
-// listen opens the sockets for discovery; with hosts in place of a group there are none. Everything that arrives goes to input, which is called by one goroutine for each
-// socket.
-func listen(n Network, input func(conn *udp.Conn, m *udp.Message)) (*sockets, error) {
+// listen opens the sockets for discovery; with hosts in place of a group there are none. Everything that arrives goes to input, which is
+// called by one goroutine for each socket.
+func listen(n Network, input input) (*sockets, error) {
 	s := &sockets{
 		network: n, options: udp.OptionsFromEnv(), input: input,
+		sealer: n.Keys.NewSealer(seal.Client), opener: n.Keys.NewOpener(seal.Server),
 		groups: map[netip.AddrPort]*udp.Conn{}, routes: map[netip.AddrPort]*udp.Conn{},
 	}
 	s.options.Log = n.Log
@@ -126,6 +134,7 @@ func (s *sockets) rejoin() error {
 func (s *sockets) read(conn *udp.Conn) {
 	s.readers.Go(func() {
 		m := udp.NewMessage()
+		var opened [][]byte
 		for {
 			if err := conn.Read(m); err != nil {
 				if !errors.Is(err, net.ErrClosed) {
@@ -133,7 +142,9 @@ func (s *sockets) read(conn *udp.Conn) {
 				}
 				return
 			}
-			s.input(conn, m)
+			if opened = s.opener.Open(opened[:0], m.Segments()); len(opened) > 0 {
+				s.input(conn, m, opened)
+			}
 		}
 	})
 }
@@ -156,6 +167,7 @@ func (s *sockets) learn(conn *udp.Conn, m *udp.Message) {
 // send sends control datagrams. One that finds no room is lost, as the network may lose any.
 func (s *sockets) send(packets []mcast.Packet) {
 	for _, p := range packets {
+		data := s.sealer.Control(p.Data)
 		s.mu.Lock()
 		to := s.unicast
 		if !p.To.Addr().IsMulticast() {
@@ -165,7 +177,7 @@ func (s *sockets) send(packets []mcast.Packet) {
 		}
 		s.mu.Unlock()
 		for _, u := range to {
-			if err := u.Send(p.To, p.Data); err != nil && !errors.Is(err, net.ErrClosed) {
+			if err := u.Send(p.To, data); err != nil && !errors.Is(err, net.ErrClosed) {
 				s.network.Log.Debug("send", "to", p.To, "error", err)
 			}
 		}
@@ -202,8 +214,9 @@ func (s *sockets) close() {
 
 // Discovery is what was heard so far while looking for images.
 type Discovery struct {
-	Found   []mcast.Found
-	Servers map[netip.AddrPort]uint16 // all that were heard, by address, with their ids
+	Found    []mcast.Found
+	Servers  map[netip.AddrPort]uint16 // all that were heard, by address, with their ids
+	Unopened seal.Stats                // what was heard and not let in
 	// Failed says of those of Network.Hosts that did not answer why, and Complete is that all were asked.
 	Failed   map[string]error
 	Complete bool
@@ -222,11 +235,11 @@ func Find(ctx context.Context, n Network, ask wire.Hello, enough func(Discovery)
 	heard := make(chan struct{}, 1)
 	var s *sockets
 	ready := make(chan struct{})
-	s, err := listen(n, func(conn *udp.Conn, m *udp.Message) {
+	s, err := listen(n, func(conn *udp.Conn, m *udp.Message, datagrams [][]byte) {
 		<-ready
 		s.learn(conn, m)
 		mu.Lock()
-		for b := range m.Segments() {
+		for _, b := range datagrams {
 			f.Input(time.Now(), m.From, b)
 		}
 		packets := f.Packets()
@@ -249,7 +262,7 @@ func Find(ctx context.Context, n Network, ask wire.Hello, enough func(Discovery)
 		mu.Lock()
 		f.Step(time.Now())
 		packets, next := f.Packets(), f.Next()
-		d := Discovery{Found: f.Found(), Servers: maps.Clone(f.Servers())}
+		d := Discovery{Found: f.Found(), Servers: maps.Clone(f.Servers()), Unopened: s.opener.Stats()}
 		mu.Unlock()
 		s.send(packets)
 		if enough(d) {
@@ -259,6 +272,7 @@ func Find(ctx context.Context, n Network, ask wire.Hello, enough func(Discovery)
 		select {
 		case <-heard:
 		case <-second.C:
+			n.Keys.Refresh(n.Log)
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
@@ -272,4 +286,10 @@ func nonce() uint64 {
 	var b [8]byte
 	rand.Read(b[:])
 	return binary.BigEndian.Uint64(b[:])
+}
+
+// seed is one for random numbers that nobody can guess.
+func seed() (s [32]byte) {
+	rand.Read(s[:])
+	return s
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/dnbd/dnbd/internal/cache"
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 )
 
 // Stats is what a client did and heard so far. Bytes are bytes of blocks, without headers.
@@ -17,6 +18,7 @@ type Stats struct {
 	Waiting  int    // blocks that readers wait for
 	Refused  uint64 // blocks that did not match the image's tree
 	Drops    uint64 // datagrams that the kernel dropped for want of buffer
+	Unopened seal.Stats
 	OverNBD  bool   // blocks are read over NBD now, because group data does not arrive
 	Fetched  uint64 // bytes that were read over NBD so far
 	Network  mcast.ReceiverStats
@@ -29,7 +31,7 @@ type Stats struct {
 func (c *Client) Stats() Stats {
 	s := Stats{
 		Read: c.asked.Load(), Errors: c.errors.Load(), Refused: c.refused.Load(),
-		Fetched: c.fetched.Load(), Drops: c.sockets.drops(), Cache: c.cache.Load().Stats(),
+		Fetched: c.fetched.Load(), Drops: c.sockets.drops(), Unopened: c.sockets.opener.Stats(), Cache: c.cache.Load().Stats(),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -60,7 +62,7 @@ func (c *Client) watch() {
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
 	var said, moved, rejoined time.Time
-	var symbols uint64
+	var symbols, foreign uint64
 	for {
 		var now time.Time
 		select {
@@ -68,6 +70,7 @@ func (c *Client) watch() {
 			return
 		case now = <-tick.C:
 		}
+		c.cfg.Network.Keys.Refresh(c.cfg.Log)
 		c.mu.Lock()
 		waiting := len(c.readers) > 0 || c.copying != nil
 		since, over := c.since, c.overNBD
@@ -75,6 +78,10 @@ func (c *Client) watch() {
 		heard := c.rx.Stats().Symbols
 		hosts := c.unicast.hosts()
 		c.mu.Unlock()
+		sealed := c.sockets.opener.Stats().Foreign
+		if !waiting {
+			foreign = sealed
+		}
 		if heard != symbols || !waiting && !over {
 			symbols, moved, rejoined = heard, now, time.Time{}
 		}
@@ -95,15 +102,19 @@ func (c *Client) watch() {
 			said = now
 			why := whyNot(hosts)
 			if len(hosts) == 0 {
-				why = diagnose(servers, now.Sub(moved) >= rejoinFirst)
+				why = diagnose(servers, now.Sub(moved) >= rejoinFirst, sealed > foreign)
 			}
 			c.cfg.Log.Warn(fmt.Sprintf("waiting for %s %v", c.cfg.Descriptor.Name, c.cfg.Network), "for", now.Sub(since).Round(time.Second), "why", why)
 		}
 	}
 }
 
-// diagnose says in words what was heard and what was not; deaf is that no data arrives at all.
-func diagnose(servers []mcast.Replica, deaf bool) string {
+// diagnose says in words what was heard and what was not; deaf is that no data arrives at all, foreign that something came which our
+// key does not open.
+func diagnose(servers []mcast.Replica, deaf, foreign bool) string {
+	if foreign {
+		return diagnose(servers, deaf, false) + "; heard sealed datagrams that this group key does not open"
+	}
 	if len(servers) == 0 {
 		return "no server that has the image answers"
 	}

@@ -14,6 +14,8 @@ type Status struct {
 	Group string `json:"group"`
 	// Interfaces are the names of those in use.
 	Interfaces []string `json:"interfaces"`
+	// Keys are the ids of the group's keys: the first one seals, all open. It is missing where the group has none.
+	Keys []string `json:"keys,omitempty"`
 	// Attachment is set in a process that attaches, Server in one that serves.
 	Attachment *Attachment `json:"attachment,omitempty"`
 	Server     *Server     `json:"server,omitempty"`
@@ -97,6 +99,15 @@ type Traffic struct {
 	Duplicates uint64 `json:"duplicates"`   // bytes that were here already
 	Refused    uint64 `json:"refused"`      // blocks whose bytes did not match their hash
 	Drops      uint64 `json:"kernel_drops"` // datagrams that the kernel had no room for
+	Unopened   Seals  `json:"unopened"`
+}
+
+// Seals counts datagrams that were not let in because of their seal.
+type Seals struct {
+	Foreign  uint64 `json:"foreign"`  // sealed under a key that is not here
+	Plain    uint64 `json:"plain"`    // not sealed, where the group has a key
+	Forged   uint64 `json:"forged"`   // changed, or made without the key
+	Replayed uint64 `json:"replayed"` // here before
 }
 
 // The states of a Replica.
@@ -173,4 +184,5 @@ type Link struct {
 	Denied     uint64 `json:"denied"`       // requests
 	Malformed  uint64 `json:"malformed"`    // datagrams
 	Drops      uint64 `json:"kernel_drops"` // requests that the kernel had no room for
+	Unopened   Seals  `json:"unopened"`
 }

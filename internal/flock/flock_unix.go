@@ -28,6 +28,20 @@ func Lock(f *os.File, exclusive bool) error {
 	return nil
 }
 
+// Wait takes f's lock exclusively, until f is closed, as soon as nobody else has it.
+func Wait(f *os.File) error {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("lock it: %w", err)
+		}
+		return nil
+	}
+}
+
 // Holder is the process that has locked f, or 0 when nobody has or the system does not tell. Linux does, for processes of this
 // pid namespace: proc_locks(5).
 func Holder(f *os.File) int {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // ParsePrefix reads a network in CIDR notation, or a single address.
@@ -58,11 +59,11 @@ func Allowed(networks []netip.Prefix, addr net.Addr) bool {
 	if !ok {
 		return true
 	}
-	ip := t.AddrPort().Addr().Unmap().WithZone("")
-	for _, n := range networks {
-		if n.Contains(ip) {
-			return true
-		}
-	}
-	return false
+	return AllowedIP(networks, t.AddrPort().Addr())
+}
+
+// AllowedIP says whether an IP address lies in one of the networks.
+func AllowedIP(networks []netip.Prefix, ip netip.Addr) bool {
+	ip = ip.Unmap().WithZone("")
+	return slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(ip) })
 }

@@ -14,7 +14,7 @@ func TLS(cert, key, authorities string) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificate %s with key %s: %w", cert, key, err)
 	}
-	c := &tls.Config{Certificates: []tls.Certificate{pair}}
+	c := &tls.Config{Certificates: []tls.Certificate{pair}, DynamicRecordSizingDisabled: true}
 	if authorities == "" {
 		return c, nil
 	}

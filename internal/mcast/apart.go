@@ -71,8 +71,8 @@ func (r *Receiver) Used(block uint32) {
 	r.stirred = true
 }
 
-// note puts what was Used into the next datagrams, when it is time.
-func (r *Receiver) note(now time.Time) {
+// notify puts what was Used into the next datagrams, when it is time.
+func (r *Receiver) notify(now time.Time) {
 	if len(r.notes) == 0 || now.Before(r.notesAt) {
 		return
 	}

@@ -87,41 +87,79 @@ func (r *Receiver) askQueue(now time.Time, class wire.Priority, room func() bool
 	return q
 }
 
-// askBulk asks for what comes next in the group's stream, a good part of the window at a time.
+// bulkRuns is how many runs that have blocks to copy are looked at for one server: with a few servers each has some among them.
+const bulkRuns = 64
+
+// askBulk asks each server for what comes next in its stream, a good part of its share of the window at a time. So none is without work
+// while others have too much.
 func (r *Receiver) askBulk(now time.Time) {
-	if r.bulkLeft == 0 || r.outstanding > r.cfg.Window*3/4 {
+	if r.bulkLeft == 0 || !r.positioned && now.Before(r.bulkFrom) {
 		return
 	}
-	if !r.positioned && now.Before(r.bulkFrom) {
-		return
+	asked := slices.DeleteFunc(slices.Clone(r.replicas), func(p *replica) bool { return !p.live(now) })
+	if len(asked) == 0 {
+		asked = r.replicas
 	}
+	share := r.cfg.Window / len(asked)
+	for _, p := range asked {
+		if p.outstanding <= share*3/4 {
+			r.askBulkOf(now, p, share)
+		}
+	}
+}
+
+// askBulkOf asks p for the blocks that it is to send after those that the group's stream, its own if there is one, is at, until it owes
+// us share bytes.
+func (r *Receiver) askBulkOf(now time.Time, p *replica, share int) {
 	at := int(r.position)
-	if r.positioned {
+	if p.positioned {
+		at = int(p.position)
+	}
+	if p.positioned || r.positioned {
 		at++
 	}
-	for wrapped := false; r.outstanding < r.cfg.Window; at++ {
+	wrapped := false
+	for runs := 0; runs < bulkRuns && p.outstanding < share; runs++ {
 		at = r.bulk.next(at)
 		if at < 0 {
 			if wrapped {
 				return
 			}
-			wrapped, at = true, -1
+			wrapped, at = true, 0
 			continue
 		}
-		block := uint32(at)
-		if r.wants[block] != nil {
+		end := (at/runBlocks + 1) * runBlocks
+		if choose(r.replicas, now, uint32(at), 0) != p {
+			at = end
 			continue
 		}
-		if a := r.asms[block]; a != nil && (a.open || !a.repair.IsZero()) {
-			continue
+		for ; at >= 0 && at < end && p.outstanding < share; at = r.bulk.next(at + 1) {
+			if !r.askBulkBlock(now, uint32(at)) {
+				return
+			}
 		}
-		w := &want{block: block, class: wire.Bulk, length: r.cfg.Length(block)}
-		r.wants[block] = w
-		if !r.request(now, block, w) {
-			delete(r.wants, block)
-			return
+		if at < 0 {
+			at = int(r.cfg.Blocks)
 		}
 	}
+}
+
+// askBulkBlock asks for a block that is to be copied, unless that is so already or it is arriving. It says whether there is a server to
+// be asked.
+func (r *Receiver) askBulkBlock(now time.Time, block uint32) bool {
+	if r.wants[block] != nil {
+		return true
+	}
+	if a := r.asms[block]; a != nil && (a.open || !a.repair.IsZero()) {
+		return true
+	}
+	w := &want{block: block, class: wire.Bulk, length: r.cfg.Length(block)}
+	r.wants[block] = w
+	if !r.request(now, block, w) {
+		delete(r.wants, block)
+		return false
+	}
+	return true
 }
 
 // request puts a block into the next datagram to the server that should send it. It says whether there is one.
@@ -143,7 +181,7 @@ func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 	}
 	need := 0
 	if a := r.asms[block]; a != nil {
-		if a.open && a.from == p && w.state == wantIdle && p.live(now) && now.Before(p.heard.Add(ackSlack)) && w.stamp == 0 {
+		if a.open && a.from == p && w.state == wantIdle && p.live(now) && now.Before(p.heard.Add(ackSlack)) && w.asked.IsZero() {
 			// It is arriving unasked: what it lacks will be asked for when its burst is over.
 			need = -1
 		} else {
@@ -159,7 +197,8 @@ func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 		if w.class == wire.Demand {
 			r.Used(block)
 		}
-		w.horizon, w.due = 1<<63, now.Add(p.backlog+4*p.rtt.timeout()+ackSlack)
+		// It comes at once. What one symbol says of the rest may be forged.
+		w.horizon, w.due, w.mark = 1<<63, now.Add(p.rtt.timeout()), p.stream.seen
 		return true
 	}
 	r.await(w, wantAsked)
@@ -180,12 +219,12 @@ func (r *Receiver) requeue(block uint32, w *want) {
 
 // flush makes datagrams of the requests and reports that are due.
 func (r *Receiver) flush(now time.Time) {
-	r.note(now)
+	r.notify(now)
 	for _, p := range r.replicas {
 		ranges := r.batch[p]
 		if len(ranges) == 0 {
 			if !now.Before(p.reportAt) {
-				if p.stream.received != p.reported {
+				if r.toReport(p) {
 					r.sendWant(now, p, nil)
 				}
 				p.reportAt = now.Add(r.reportPeriod())
@@ -220,6 +259,11 @@ func (r *Receiver) reportPeriod() time.Duration {
 	return min(max(reportMin, time.Duration(r.clients)*reportEach), reportMax)
 }
 
+// toReport says whether enough was heard from p for a report.
+func (r *Receiver) toReport(p *replica) bool {
+	return p.stream.received-p.reported >= uint64(max(1, (r.clients-reportFew)*reportShare))
+}
+
 // merge joins sorted ranges of one block each into longer ones.
 func merge(ranges []wire.Range) []wire.Range {
 	out := ranges[:1]
@@ -235,13 +279,13 @@ func merge(ranges []wire.Range) []wire.Range {
 }
 
 func (r *Receiver) sendWant(now time.Time, p *replica, ranges []wire.Range) {
-	stamp := uint32(now.Sub(r.start).Microseconds())
-	if n := len(p.unanswered); n > 0 && p.unanswered[n-1].stamp >= stamp {
+	stamp := r.stamps + uint32(now.Sub(r.start).Microseconds())
+	if n := len(p.unanswered); n > 0 && int32(p.unanswered[n-1].stamp-stamp) >= 0 {
 		stamp = p.unanswered[n-1].stamp + 1 // several in one microsecond still have names of their own
 	}
 	w := wire.Want{
 		Server: p.id, Handle: p.handle, Epoch: p.epoch, Cookie: p.cookie, Time: stamp,
-		Joined: p.stream.joined, Seen: p.stream.seen, Received: uint32(p.stream.received), Drops: r.drops, Ranges: ranges,
+		Joined: p.stream.joined, Seen: p.stream.seen, Received: uint32(p.stream.received), Drops: r.drops, Age: p.stream.age(now), Ranges: ranges,
 	}
 	r.packets = append(r.packets, Packet{To: p.addr, Data: w.Append(nil)})
 	r.stats.Wants++

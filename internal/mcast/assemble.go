@@ -1,6 +1,7 @@
 package mcast
 
 import (
+	"math/bits"
 	"net/netip"
 	"slices"
 	"time"
@@ -14,35 +15,26 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 	if err != nil {
 		return err
 	}
-	p := r.stream(from.Addr(), d.Server, d.Epoch)
-	if p == nil {
-		r.stranger(now)
-		return nil
-	}
-	if p.handle != d.Handle {
-		return nil // another image's
-	}
-	r.stirred = r.stirred || p.misses > 0
-	p.hear(now)
+	n := uint64(1)
 	if d.K == 0 {
-		p.stream.pass(d.Seq)
-		r.stirred = r.stirred || d.Seq >= p.watch
+		n = 0
+	}
+	p := r.note(now, from, &d, n)
+	if p == nil || n == 0 {
 		return nil
 	}
-	if p.stream.received == p.reported && p.reportAt.Before(r.next) {
-		r.next = p.reportAt // now there is something to report
-	}
-	p.fed = now
-	r.hark()
-	p.stream.note(d.Seq)
-	r.stirred = r.stirred || d.Seq >= p.watch
-	p.backlog = time.Duration(d.Backlog) * time.Millisecond
-	r.stats.Symbols++
+	return r.place(now, p, &d, payload)
+}
+
+// place puts a symbol of p's where it belongs.
+func (r *Receiver) place(now time.Time, p *replica, d *wire.Data, payload []byte) (err error) {
 	if d.Block >= r.cfg.Blocks {
 		return wire.ErrValue
 	}
 	if d.Class == wire.Bulk && d.Index < d.K {
-		r.follow(d.Block)
+		p.follow(d.Block, r.cfg.Blocks)
+		first := r.follow(d.Block, r.cfg.Blocks)
+		r.stirred = r.stirred || first
 	}
 
 	a := r.last
@@ -51,7 +43,7 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 			r.stats.Duplicates += uint64(len(payload))
 			return nil
 		}
-		if a, err = r.assembly(now, &d); err != nil {
+		if a, err = r.assembly(now, d); err != nil {
 			return err
 		}
 		if a == nil {
@@ -66,8 +58,8 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 		if err != nil {
 			return err
 		}
-		if a.open && a.from != p {
-			return nil // two servers cut it differently: one at a time
+		if w := r.wants[d.Block]; a.open && a.from != p && (w == nil || w.from != p) {
+			return nil // two servers cut it differently: one at a time, and first the one that was asked
 		}
 		a.restart(l)
 	}
@@ -89,21 +81,90 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 	return nil
 }
 
+// note takes in what symbols tell of their stream, n of them up to d or, with 0, a tail mark. It returns the server that sent them, if it
+// is one of ours.
+func (r *Receiver) note(now time.Time, from netip.AddrPort, d *wire.Data, n uint64) *replica {
+	p := r.stream(from.Addr(), d.Server, d.Epoch)
+	if p == nil {
+		r.stranger(now)
+		return nil
+	}
+	if p.handle != d.Handle {
+		return nil // another image's
+	}
+	r.stirred = r.stirred || p.misses > 0 || d.Seq >= p.watch
+	p.hear(now)
+	if n > 0 && !p.stream.joined {
+		p.reportAt = now.Add(r.reportPeriod() - reportMin) // the server learns how long the way is before it is crowded
+	}
+	if p.stream.pass(d.Seq) && n > 0 {
+		p.stream.arrived = now
+	}
+	if n > 0 {
+		p.fed = now
+		r.hark()
+		p.stream.received += n
+		p.backlog = time.Duration(d.Backlog) * time.Millisecond
+		r.stats.Symbols += n
+		if r.toReport(p) && p.reportAt.Before(r.next) {
+			r.next = p.reportAt
+		}
+	}
+	return p
+}
+
+// Skim takes in n symbols of blocks that the Receiver does not keep, the last of them d's, at once: for an owner that looks at symbols
+// itself, as a simulation of many clients does.
+func (r *Receiver) Skim(now time.Time, from netip.AddrPort, d *wire.Data, n uint64) {
+	r.note(now, from, d, n)
+}
+
+// Run takes in up to 64 symbols of one block at once, whose numbers, indexes and counts of what is left follow each other: for the owner of
+// a Hollow Receiver. d is the first one's header, and the bits of arrived, from the lowest, say which of them came.
+func (r *Receiver) Run(now time.Time, from netip.AddrPort, d wire.Data, arrived uint64) {
+	if arrived == 0 || d.K == 0 {
+		return
+	}
+	at := func(i int) wire.Data {
+		x := d
+		x.Seq, x.Index, x.Left = d.Seq+uint64(i), d.Index+uint16(i), d.Left-uint8(i)
+		return x
+	}
+	last := at(63 - bits.LeadingZeros64(arrived))
+	p := r.note(now, from, &last, uint64(bits.OnesCount64(arrived)))
+	if p == nil {
+		return
+	}
+	for ; arrived != 0; arrived &= arrived - 1 {
+		x := at(bits.TrailingZeros64(arrived))
+		if err := r.place(now, p, &x, nil); err != nil {
+			r.stats.Malformed++
+		}
+	}
+}
+
+// Watch returns the number of a server's stream from which on the Receiver has something to do, and before which its symbols may be
+// skimmed later.
+func (r *Receiver) Watch(from netip.AddrPort) uint64 {
+	for _, p := range r.replicas {
+		if p.addr == from {
+			return p.watch
+		}
+	}
+	return 0
+}
+
+// Idle says whether nothing is wanted and nothing is arriving, so that symbols may be skimmed.
+func (r *Receiver) Idle() bool {
+	return len(r.wants) == 0 && r.bulkLeft == 0 && len(r.open) == 0 && len(r.holes) == 0 && !r.strangers
+}
+
 // restart empties the assembly for another layout.
 func (a *assembly) restart(l layout) {
 	a.layout = l
 	clear(a.got)
 	a.have = make([]int, l.gens)
 	a.parity = nil
-}
-
-// follow moves the position of the group's bulk stream forward. What lies behind it, by less than half the image, is a repair.
-func (r *Receiver) follow(block uint32) {
-	ahead := (block + r.cfg.Blocks - r.position) % r.cfg.Blocks
-	if !r.positioned || ahead < r.cfg.Blocks/2 {
-		r.stirred = r.stirred || !r.positioned
-		r.position, r.positioned = block, true
-	}
 }
 
 // assembly returns the assembly for a symbol's block, a new one if the block is worth it, or nil.
@@ -123,7 +184,10 @@ func (r *Receiver) assembly(now time.Time, d *wire.Data) (*assembly, error) {
 	if !asked && r.held+length > strayBytes+r.cfg.Window {
 		r.evictStray()
 	}
-	a := &assembly{block: d.Block, layout: l, data: r.buffer(length), have: make([]int, l.gens), heard: now}
+	a := &assembly{block: d.Block, layout: l, have: make([]int, l.gens), heard: now}
+	if !r.cfg.Hollow {
+		a.data = r.buffer(length)
+	}
 	r.asms[d.Block] = a
 	r.held += length
 	if r.strays = append(r.strays, a); len(r.strays) > 2*len(r.asms)+64 {
@@ -189,9 +253,9 @@ func (r *Receiver) completed(a *assembly, p *replica) error {
 		r.bulkLeft--
 	}
 	if asked {
-		r.stats.Asked += uint64(len(a.data))
+		r.stats.Asked += uint64(a.layout.length)
 	} else {
-		r.stats.Overheard += uint64(len(a.data))
+		r.stats.Overheard += uint64(a.layout.length)
 	}
 	r.blocks = append(r.blocks, Block{Index: a.block, Data: a.data, Asked: asked, From: p.id})
 	a.data = nil // it is its owner's now

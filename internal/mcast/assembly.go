@@ -6,7 +6,7 @@ import "time"
 type assembly struct {
 	block  uint32
 	layout layout
-	data   []byte // layout.length bytes, those of the symbols in got filled in
+	data   []byte // layout.length bytes, those of the symbols in got filled in; nil where bytes are not kept
 	got    bitset
 	have   []int          // symbols by generation
 	parity map[int][]byte // by index
@@ -14,27 +14,34 @@ type assembly struct {
 	end    uint64         // last number of the burst that brought them, as its sender said
 	open   bool           // that burst has not ended yet
 	repair time.Time      // when to ask for what is missing, zero for not now
+	hole   bool           // it is in Receiver.holes
 	heard  time.Time
 }
 
-// add takes symbol index in. It says whether that was news; a symbol that cannot be of this layout is not.
+// add takes symbol index in. It says whether that was news; a symbol that cannot be of this layout is not, nor is one of a
+// generation that is complete.
 func (a *assembly) add(index int, payload []byte) bool {
 	l := a.layout
-	if index >= l.symbols() || a.got.has(index) || len(payload) != l.sizeOf(index) && len(payload) != l.size {
+	if index >= l.symbols() || a.got.has(index) || a.have[index%l.gens] >= l.perGen() ||
+		a.data != nil && len(payload) != l.sizeOf(index) && len(payload) != l.size {
 		return false
 	}
-	payload = payload[:l.sizeOf(index)] // the short symbol at the end of a block may be padded
 	a.got.set(index)
 	a.have[index%l.gens]++
-	if index < l.k {
-		from, _ := l.span(index)
-		copy(a.data[from:], payload)
+	if a.data == nil {
 		return true
 	}
-	if a.parity == nil {
-		a.parity = map[int][]byte{}
+	payload = payload[:l.sizeOf(index)] // the short symbol at the end of a block may be padded
+	switch {
+	case index >= l.k:
+		if a.parity == nil {
+			a.parity = map[int][]byte{}
+		}
+		a.parity[index] = append([]byte(nil), payload...)
+	default:
+		from, _ := l.span(index)
+		copy(a.data[from:], payload)
 	}
-	a.parity[index] = append([]byte(nil), payload...)
 	return true
 }
 
@@ -49,7 +56,7 @@ func (a *assembly) missing() int {
 
 // complete fills in what the data symbols left open. It says whether parity was needed.
 func (a *assembly) complete(c *Coder) (repaired bool, err error) {
-	if len(a.parity) == 0 {
+	if len(a.parity) == 0 { // or their bytes are not kept
 		return false, nil
 	}
 	err = c.restore(a.layout, a.data, a.got.has, a.parity)

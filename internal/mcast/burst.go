@@ -22,13 +22,14 @@ type Burst struct {
 	Payloads [][]byte // of the same symbols
 	headers  []byte
 	padded   []byte // short symbols in the middle of the train
+	overhead int    // see SenderConfig
 }
 
 // Bytes is the train's size on the wire, frames included.
 func (b *Burst) Bytes() int {
 	n := 0
 	for _, p := range b.Payloads {
-		n += len(p) + wire.DataHeaderSize + frameOverhead
+		n += len(p) + wire.DataHeaderSize + b.overhead + frameOverhead
 	}
 	return n
 }
@@ -63,7 +64,7 @@ func (s *Sender) NextBurst(now time.Time) *Burst {
 	b.Headers, b.Payloads = b.Headers[:0], b.Payloads[:0]
 	b.headers, b.padded = slices.Grow(b.headers[:0], burstSymbols*wire.DataHeaderSize), slices.Grow(b.padded[:0], burstBytes)
 	symbol := e.layout(s.sending.key.block).size
-	room := max(min(s.pace.burst(), burstBytes)/(wire.DataHeaderSize+symbol), 1)
+	room := max(min(s.pace.burst(), burstBytes)/(wire.DataHeaderSize+symbol+b.overhead), 1)
 	for room = min(room, burstSymbols); ; s.begin() {
 		if s.sending.export != e || e.layout(s.sending.key.block).size != symbol {
 			break
@@ -81,6 +82,7 @@ func (s *Sender) NextBurst(now time.Time) *Burst {
 	s.stats.Symbols += uint64(len(b.Headers))
 	n := b.Bytes()
 	s.stats.Bytes += uint64(n)
+	e.depart(now)
 	s.pace.spend(now, n)
 	return b
 }

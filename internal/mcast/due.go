@@ -18,9 +18,15 @@ func (r *Receiver) unanswered(now time.Time) {
 			}
 			p.unanswered = p.unanswered[1:]
 			r.retry(p, q)
-			if p.heard.Before(q.at) {
+			if !q.at.Before(p.backedOff) {
+				p.backedOff = now // once for all that were under way: the answers may only take longer than they did
 				p.rtt.backoff++
+			}
+			if p.heard.Before(q.at) {
 				r.doubt(p, p.misses+1, false)
+			} else if p.mute++; p.mute >= maxMute && len(r.replicas) > 1 {
+				p.mute, p.suspended = 0, now.Add(suspendTime)
+				r.passOver(p)
 			}
 		}
 	}
@@ -59,18 +65,23 @@ func (r *Receiver) endBursts(now time.Time) {
 			return false
 		}
 		a.open = false
-		if r.asms[a.block] == a && a.missing() > 0 {
+		// What nobody wants is repaired when somebody does.
+		if r.asms[a.block] == a && (r.wants[a.block] != nil || r.bulk.has(int(a.block))) {
 			a.repair = now.Add(reorderDelay + r.spread())
-			r.holes = append(r.holes, a)
+			if !a.hole {
+				a.hole = true
+				r.holes = append(r.holes, a)
+			}
 		}
 		return true
 	})
 	r.holes = slices.DeleteFunc(r.holes, func(a *assembly) bool {
-		if a.repair.IsZero() {
-			return true // more of it came, or all
-		}
 		if now.Before(a.repair) {
 			return false
+		}
+		a.hole = false
+		if a.repair.IsZero() {
+			return true // more of it came, or all
 		}
 		a.repair = time.Time{}
 		switch {
@@ -180,7 +191,7 @@ func (r *Receiver) lookAhead(now time.Time) {
 		if len(p.unanswered) > 0 {
 			sooner(p.unanswered[0].at.Add(p.rtt.timeout()))
 		}
-		if p.stream.received != p.reported {
+		if r.toReport(p) {
 			sooner(p.reportAt)
 		}
 		if now.Before(p.suspended) {

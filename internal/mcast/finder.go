@@ -19,6 +19,7 @@ type Found struct {
 	Handle     uint16
 	Group      netip.AddrPort
 	Descriptor image.Descriptor
+	Signature  []byte // of the descriptor, unchecked; nil for none
 }
 
 // NewFound is what a server at an address says by one of the offers of its WELCOME. The error says why it cannot be one.
@@ -26,6 +27,7 @@ func NewFound(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) (Found, error
 	d, err := Descriptor(o)
 	return Found{
 		Server: w.Server, Epoch: w.Epoch, Addr: from, NBD: w.NBD, Handle: o.Handle, Group: o.Group, Descriptor: d,
+		Signature: o.Signature,
 	}, err
 }
 
@@ -94,13 +96,16 @@ func (f *Finder) greet(now time.Time, to netip.AddrPort, cookie uint64) {
 
 func (f *Finder) note(from netip.AddrPort, w *wire.Welcome, o *wire.Offer) {
 	n, err := NewFound(from, w, o)
-	if err != nil || len(f.found) >= maxFound {
+	if err != nil {
 		return
 	}
 	// A server's newest word counts.
 	f.found = slices.DeleteFunc(f.found, func(x Found) bool {
 		return x.Addr == from && (x.Handle == o.Handle || x.Epoch != w.Epoch)
 	})
+	if len(f.found) >= maxFound {
+		f.found = f.found[1:] // what is still true will be said again
+	}
 	f.found = append(f.found, n)
 }
 

@@ -18,6 +18,7 @@ const (
 // greeter asks servers what they have, each again until it answers: the question may be lost, and the answer.
 type greeter struct {
 	hello     wire.Hello // without a cookie
+	private   *cookieJar // of nonces, one for each server; nil for that in hello
 	greetings []greeting // the latest server last
 }
 
@@ -66,8 +67,16 @@ func (g *greeter) again(out []Packet, now time.Time) []Packet {
 func (g *greeter) send(out []Packet, now time.Time, q *greeting) []Packet {
 	q.asked, q.pause = now, longer(q.pause)
 	h := g.hello
-	h.Cookie = q.cookie
+	h.Cookie, h.Nonce = q.cookie, g.nonce(q.server)
 	return append(out, Packet{To: q.server, Data: h.Append(nil)})
+}
+
+// nonce is that of the questions to a server. No other server learns it.
+func (g *greeter) nonce(server netip.AddrPort) uint64 {
+	if g.private == nil {
+		return g.hello.Nonce
+	}
+	return g.private.cookie(server)
 }
 
 // longer is the pause that follows a pause without an answer.

@@ -1,6 +1,7 @@
 package mcast
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,7 +13,8 @@ import (
 func (r *Receiver) Input(now time.Time, from netip.AddrPort, b []byte) {
 	t, err := wire.TypeOf(b)
 	if err == nil {
-		r.stirred = r.stirred || t != wire.TypeData // most symbols change nothing that Step looks at
+		// Most symbols change nothing that Step looks at, nor do the other clients' questions to the group.
+		r.stirred = r.stirred || t != wire.TypeData && t != wire.TypeHello
 		switch t {
 		case wire.TypeData:
 			err = r.data(now, from, b)
@@ -71,14 +73,15 @@ func (r *Receiver) ack(now time.Time, from netip.AddrPort, b []byte) error {
 	}
 	q := p.unanswered[i]
 	p.unanswered = slices.Delete(p.unanswered, i, i+1)
+	p.mute = 0
 	p.rtt.sample(now.Sub(q.at))
 	r.clients = int(a.Clients)
 	p.backlog = min(time.Duration(a.Backlog)*time.Millisecond, maxBacklog)
 	if a.Backlog == 0 {
 		r.bulkFrom = now // nothing to listen for
 	}
-	if p.stream.seen > a.Seq+1<<16 {
-		p.stream.seen = a.Seq // a forged symbol had led it astray
+	if p.stream.seen > a.Seq+maxOvertake {
+		p.stream.seen, p.stream.arrived = a.Seq, time.Time{} // a forged symbol had led it astray
 	}
 	if a.Queued == 0 && a.InFlight == 0 && len(q.blocks) > 0 {
 		p.fruitless++ // its queue is full, or it is not what it says it is
@@ -108,6 +111,7 @@ func (r *Receiver) deny(now time.Time, from netip.AddrPort, b []byte) error {
 	}
 	q := p.unanswered[j]
 	p.unanswered = slices.Delete(p.unanswered, j, j+1)
+	p.mute = 0
 	p.hear(now)
 	switch d.Reason {
 	case wire.DenyCookie, wire.DenyImage:
@@ -151,8 +155,12 @@ func (r *Receiver) announce(now time.Time, from netip.AddrPort, b []byte) error 
 		p.rate = a.Rate
 		p.backlog = min(time.Duration(a.Backlog)*time.Millisecond, maxBacklog)
 		r.clients = int(a.Clients)
-		if ours {
-			p.withdrawn = state == wire.ImageWithdrawn
+		switch {
+		case ours && state == wire.ImageServed:
+			p.withdrawn = false
+		case ours:
+			// Asked, it denies; nobody else can say that in its name.
+			r.doubt(p, stallMisses, false)
 		}
 	}
 	return nil
@@ -168,7 +176,7 @@ func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
 	if err != nil {
 		return err
 	}
-	private := w.Nonce == r.greeter.hello.Nonce
+	private := w.Nonce == r.greeter.nonce(from)
 	if p := r.replica(from, w.Server, w.Epoch); !private && p != nil && p.live(now) && p.cookie == w.Cookie {
 		return nil // we asked for the others
 	}
@@ -207,7 +215,7 @@ func (r *Receiver) adopt(now time.Time, from netip.AddrPort, w *wire.Welcome, o 
 		p.hear(now)
 		p.cookie, p.withdrawn, p.nbd, p.tls = w.Cookie, false, w.NBD, w.TLS
 		if p.handle != o.Handle {
-			p.handle, p.group, p.stream = o.Handle, o.Group, stream{}
+			p.handle, p.group, p.stream, p.reported = o.Handle, o.Group, stream{}, 0
 		}
 		return
 	}
@@ -218,7 +226,7 @@ func (r *Receiver) adopt(now time.Time, from netip.AddrPort, w *wire.Welcome, o 
 		}
 	}
 	if len(r.replicas) >= maxReplicas {
-		return
+		r.remove(now, r.leastUseful())
 	}
 	r.replicas = append(r.replicas, &replica{
 		id: w.Server, epoch: w.Epoch, addr: from, handle: o.Handle, cookie: w.Cookie, group: o.Group, nbd: w.NBD, tls: w.TLS,
@@ -232,6 +240,12 @@ func (r *Receiver) adopt(now time.Time, from netip.AddrPort, w *wire.Welcome, o 
 		}
 	}
 	slices.Sort(r.again)
+}
+
+// leastUseful is the replica that has brought the fewest blocks, the one known longest of several: those who say that they serve and do not
+// cannot keep out one that does.
+func (r *Receiver) leastUseful() *replica {
+	return slices.MinFunc(r.replicas, func(a, b *replica) int { return cmp.Compare(a.blocks, b.blocks) })
 }
 
 // remove forgets a replica. What was asked of it is asked of another.

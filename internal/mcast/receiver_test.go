@@ -126,7 +126,7 @@ func TestAnOfferMustAnswerTheQuestionThatNobodyElseHeard(t *testing.T) {
 	} {
 		r := newTestReceiver(i)
 		r.Step(epoch)
-		w := wire.Welcome{Server: 1, Nonce: c.nonce(r.asked, r.greeter.hello.Nonce), Parts: 1, Cookie: 5, Offers: []wire.Offer{e.Offer}}
+		w := wire.Welcome{Server: 1, Nonce: c.nonce(r.asked, r.greeter.nonce(addr(1))), Parts: 1, Cookie: 5, Offers: []wire.Offer{e.Offer}}
 		r.Input(epoch, addr(1), w.Append(nil))
 		if adopted := len(r.replicas) == 1; adopted != c.adopted {
 			t.Errorf("%s: adopted %v", c.name, adopted)
@@ -150,7 +150,7 @@ func TestOnlyOffersOfTheImageCount(t *testing.T) {
 		r := newTestReceiver(i)
 		o := i.export(1).Offer
 		c.spoil(&o)
-		w := wire.Welcome{Server: 1, Nonce: r.greeter.hello.Nonce, Parts: 1, Offers: []wire.Offer{o}}
+		w := wire.Welcome{Server: 1, Nonce: r.greeter.nonce(addr(1)), Parts: 1, Offers: []wire.Offer{o}}
 		r.Input(epoch, addr(1), w.Append(nil))
 		if len(r.replicas) > 0 {
 			t.Errorf("%s: adopted", c.name)

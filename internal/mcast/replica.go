@@ -1,7 +1,6 @@
 package mcast
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -10,13 +9,18 @@ import (
 )
 
 const (
-	// runBlocks is how many neighbouring blocks are asked of the same server: reading ahead stays sequential for its disk.
-	runBlocks = 16
+	// runBlocks is how many neighbouring blocks are asked of the same server: few enough for a window to have runs for each server, and
+	// enough for its disk to read ahead. spanRuns is how many runs they have equal parts of.
+	runBlocks = 4
+	spanRuns  = 12
 	// stallMisses is after how many unanswered requests in a row a server is passed over.
 	stallMisses = 2
 	// fruitless is after how many answered requests that brought no data a server is passed over for suspendTime.
 	fruitless   = 4
 	suspendTime = 5 * time.Second
+	// maxMute is how many requests in a row a server may leave unanswered, although datagrams of its own are heard, before it is passed over
+	// for suspendTime: these may be forged, an answer cannot.
+	maxMute = 8
 	// maxBarren is how often a server that answers may bring nothing of a block before the next one is asked for it. Once may be
 	// a burst that was lost.
 	maxBarren = 2
@@ -39,23 +43,28 @@ type replica struct {
 	nbd    uint16 // TCP port of its exports, 0 for none
 	tls    bool   // which need TLS
 
-	stream     stream
-	watch      uint64 // number of the stream that the end of a burst, or a block that should have come by then, waits for
-	rtt        rtt
-	heard      time.Time // any datagram
-	fed        time.Time // a symbol
-	misses     int       // requests in a row that were not answered
-	suspect    bool      // it owed us blocks and was silent
-	barren     bool      // something of what was asked together brought nothing
-	fruitless  int       // requests in a row that were answered and brought nothing
-	suspended  time.Time // not asked until then
-	withdrawn  bool
-	alone      bool // nobody else has a use for what we wait for
-	rate       uint64
-	backlog    time.Duration
-	unanswered []request
-	reportAt   time.Time // when to send a report if no request carries one
-	reported   uint64    // stream.received at the last one
+	bulkPosition // of its bulk stream
+
+	stream      stream
+	watch       uint64 // number of the stream that the end of a burst, or a block that should have come by then, waits for
+	rtt         rtt
+	heard       time.Time // any datagram
+	fed         time.Time // a symbol
+	outstanding int       // bytes that it was asked for
+	misses      int       // requests in a row that were not answered
+	mute        int       // requests in a row that were not answered although it was heard
+	suspect     bool      // it owed us blocks and was silent
+	barren      bool      // something of what was asked together brought nothing
+	fruitless   int       // requests in a row that were answered and brought nothing
+	suspended   time.Time // not asked until then
+	withdrawn   bool
+	alone       bool // nobody else has a use for what we wait for
+	rate        uint64
+	backlog     time.Duration
+	unanswered  []request
+	backedOff   time.Time // when the timeout was last made longer
+	reportAt    time.Time // when to send a report if no request carries one
+	reported    uint64    // stream.received at the last one
 
 	blocks uint64 // that its symbols completed
 }
@@ -71,20 +80,41 @@ type request struct {
 type stream struct {
 	joined   bool
 	seen     uint64
+	arrived  time.Time // when the symbol with that number did, zero if it did not
 	received uint64
 }
 
-// note takes a symbol's number in.
-func (s *stream) note(seq uint64) {
-	s.received++
-	s.pass(seq)
+// pass takes in that the sender has got as far as seq, and says whether that is news.
+func (s *stream) pass(seq uint64) bool {
+	if s.joined && seq <= s.seen {
+		return false
+	}
+	s.joined, s.seen, s.arrived = true, seq, time.Time{}
+	return true
 }
 
-// pass takes in that the sender has got as far as seq.
-func (s *stream) pass(seq uint64) {
-	if !s.joined || seq > s.seen {
-		s.joined, s.seen = true, seq
+// age is how long ago the symbol numbered seen arrived, as a WANT tells it.
+func (s *stream) age(now time.Time) uint32 {
+	if us := now.Sub(s.arrived).Microseconds(); !s.arrived.IsZero() && us < wire.AgeUnknown {
+		return uint32(max(us, 0))
 	}
+	return wire.AgeUnknown
+}
+
+// bulkPosition is the block that a bulk stream is at, once it was heard.
+type bulkPosition struct {
+	position   uint32
+	positioned bool
+}
+
+// follow moves the position forward, in an image of so many blocks. What lies behind it, by less than half the image, is a repair. It
+// says whether this is the first that was heard.
+func (b *bulkPosition) follow(block, blocks uint32) bool {
+	first := !b.positioned
+	if first || (block+blocks-b.position)%blocks < blocks/2 {
+		*b = bulkPosition{position: block, positioned: true}
+	}
+	return first
 }
 
 // live says whether the replica is worth asking.
@@ -109,31 +139,53 @@ func (r *replica) score(block uint32) uint64 {
 	return x ^ x>>31
 }
 
-// choose returns the replica to be asked for a block at the given try, from 0, or nil when there is none at all. Live ones are
-// tried in the order of their scores; when there is none the others are, so that one that comes back is noticed.
+// choose returns the replica to be asked for a block at the given try, from 0, or nil when there is none at all: first its owner, then
+// who were the owner if the one before were not there, and so on. Only live ones are tried; when there is none the others are, so that
+// one that comes back is noticed.
 func choose(replicas []*replica, now time.Time, block uint32, try int) *replica {
-	type candidate struct {
-		*replica
-		score uint64
-	}
-	var room [8]candidate // most groups have fewer
+	var room [8]*replica // most groups have fewer
 	candidates := room[:0]
-	add := func(usable func(*replica) bool) {
-		for _, r := range replicas {
-			if usable(r) {
-				candidates = append(candidates, candidate{r, r.score(block)})
-			}
+	for _, r := range replicas {
+		if r.live(now) {
+			candidates = append(candidates, r)
 		}
 	}
-	add(func(r *replica) bool { return r.live(now) })
 	if len(candidates) == 0 {
-		add(func(r *replica) bool { return !r.withdrawn })
+		for _, r := range replicas {
+			if !r.withdrawn {
+				candidates = append(candidates, r)
+			}
+		}
 	}
 	if len(candidates) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(candidates, func(a, b candidate) int { return cmp.Compare(b.score, a.score) })
-	return candidates[try%len(candidates)].replica
+	for range try % len(candidates) {
+		o := owner(candidates, block)
+		candidates = slices.DeleteFunc(candidates, func(r *replica) bool { return r == o })
+	}
+	return owner(candidates, block)
+}
+
+// owner returns the replica that is to send a block: of the run's, the one with the highest score that has not got its part of the span's
+// runs already. So each has as many runs as the others wherever a client reads, which the scores alone would not see to, and when one goes
+// few of the runs of the others move.
+func owner(replicas []*replica, block uint32) *replica {
+	most := (spanRuns + len(replicas) - 1) / len(replicas)
+	var has [maxReplicas]int
+	run := block / runBlocks
+	for at := run - run%spanRuns; ; at++ {
+		best := -1
+		for i, r := range replicas {
+			if has[i] < most && (best < 0 || r.score(at*runBlocks) > replicas[best].score(at*runBlocks)) {
+				best = i
+			}
+		}
+		if at == run {
+			return replicas[best]
+		}
+		has[best]++
+	}
 }
 
 // Replica is what a Receiver knows of a server.

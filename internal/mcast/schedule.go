@@ -2,6 +2,7 @@ package mcast
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/dnbd/dnbd/internal/wire"
@@ -10,6 +11,13 @@ import (
 // maxQueued bounds the blocks that one client can have queued, so that no client can fill the server's memory: 4096 blocks are
 // 256 MiB of 64 KiB blocks, far beyond what a client's window asks for.
 const maxQueued = 4096
+
+// maxJobs bounds the blocks that all clients together have queued: 4 GiB of 64 KiB blocks. Beyond it a client can have fewQueued, so that
+// those who queue many do not keep the others from reading.
+const (
+	maxJobs   = 65536
+	fewQueued = 8
+)
 
 // jobState is where a job is on its way from a WANT to the wire.
 type jobState uint8
@@ -68,8 +76,9 @@ type peer struct {
 	slot    int // in schedule.peers
 	heard   time.Time
 	queues  [wire.Classes][]*job
-	queued  int // jobs in the queues that count for this peer
-	deficit int // bytes that it may still be sent in this round
+	active  [wire.Classes]bool // it is in schedule.active: there may be something in the queue
+	queued  int                // jobs in the queues that count for this peer
+	deficit int                // bytes that it may still be sent in this round
 	reports map[uint16]*report
 	company company
 }
@@ -78,19 +87,20 @@ type peer struct {
 // (Shreedhar and Varghese 1995). A block that many want counts for all of them, so a crowd that reads the same blocks gets
 // as much as one client that reads others.
 type schedule struct {
-	peers   []*peer // nil where a peer left
-	live    int     // how many are not nil
-	turn    int     // index of the peer whose turn it is
-	quantum int     // bytes that a peer gets in a round: the largest block, so that each round sends something
+	peers   []*peer               // nil where a peer left
+	free    []int                 // where that is
+	live    int                   // how many are not nil
+	active  [wire.Classes][]*peer // in turn, those that may have something queued
+	quantum int                   // bytes that a peer gets in a round: the largest block, so that each round sends something
 }
 
 func (s *schedule) add(p *peer) {
 	s.live++
-	for i := range s.peers {
-		if s.live <= len(s.peers) && s.peers[i] == nil {
-			p.slot, s.peers[i] = i, p
-			return
-		}
+	if n := len(s.free); n > 0 {
+		p.slot = s.free[n-1]
+		s.free = s.free[:n-1]
+		s.peers[p.slot] = p
+		return
 	}
 	p.slot = len(s.peers)
 	s.peers = append(s.peers, p)
@@ -99,12 +109,26 @@ func (s *schedule) add(p *peer) {
 // drop removes a peer.
 func (s *schedule) drop(p *peer) {
 	s.peers[p.slot] = nil
+	s.free = append(s.free, p.slot)
 	s.live--
+	for class, active := range p.active {
+		if active {
+			s.active[class] = slices.DeleteFunc(s.active[class], func(x *peer) bool { return x == p })
+		}
+	}
 }
 
 // enqueue puts j into p's queue of its class, and counts it if p did not want it before.
 func (s *schedule) enqueue(j *job, p *peer) {
-	p.queues[j.class] = append(p.queues[j.class], j)
+	q := p.queues[j.class]
+	if len(q) > 2*p.queued+64 { // jobs that were sent for others
+		q = slices.DeleteFunc(q, func(x *job) bool { return x.state != jobQueued || x.class != j.class })
+	}
+	p.queues[j.class] = append(q, j)
+	if !p.active[j.class] {
+		p.active[j.class] = true
+		s.active[j.class] = append(s.active[j.class], p)
+	}
 	if !j.wanters.has(p.slot) {
 		j.wanters.set(p.slot)
 		p.queued++
@@ -121,25 +145,18 @@ func (s *schedule) pick(last wire.Priority) *job {
 	return nil
 }
 
+// pickClass looks at no peer that has nothing in the class: with ten thousand it is called for each of their datagrams.
 func (s *schedule) pickClass(class wire.Priority) *job {
-	empty := 0
-	for empty < len(s.peers) {
-		if s.turn >= len(s.peers) {
-			s.turn = 0
-		}
-		p := s.peers[s.turn]
-		var j *job
-		if p != nil {
-			j = p.head(class)
-		}
+	for len(s.active[class]) > 0 {
+		p := s.active[class][0]
+		j := p.head(class)
 		switch {
 		case j == nil:
-			empty++
-			s.turn++
+			p.active[class] = false
+			s.active[class] = s.active[class][1:]
 		case p.deficit <= 0:
-			empty = 0
 			p.deficit += s.quantum
-			s.turn++
+			s.active[class] = append(s.active[class][1:], p)
 		default:
 			p.queues[class] = p.queues[class][1:]
 			s.charge(j)

@@ -192,6 +192,32 @@ func TestNothingOfAWithdrawnImageIsSent(t *testing.T) {
 	}
 }
 
+func TestADrainingSenderSendsWhatIsQueuedAndTakesNothingMore(t *testing.T) {
+	i := newTestImage(100<<12, 4<<10)
+	s := newTestSender(1, i)
+	answer(t, s, epoch, addr(9), s.ask(addr(9), 0, run(0, 60, wire.Bulk)))
+	if s.Drain(); s.Drained() {
+		t.Error("it has drained with 60 blocks in its queue")
+	}
+	s.Packets()
+	w := s.ask(addr(8), 0, whole(70))
+	s.Input(epoch, addr(8), w.Append(nil))
+	if d, err := wire.ParseDeny(s.Packets()[0].Data); err != nil || d.Reason != wire.DenyWithdrawn {
+		t.Errorf("a request is answered with %+v, %v", d, err)
+	}
+	s.Tick(epoch)
+	if a, err := wire.ParseAnnounce(s.Packets()[0].Data); err != nil || a.Images[0].State != wire.ImageWithdrawn || a.Leaving {
+		t.Errorf("it announces %+v, %v", a, err)
+	}
+	i.load(s)
+	if got := len(order(t, i.drain(s, epoch))); got != 60 || !s.Drained() {
+		t.Errorf("%d blocks were sent, and it has drained: %v", got, s.Drained())
+	}
+	if err := s.check(epoch); err != nil {
+		t.Error(err)
+	}
+}
+
 // Each buffer that the owner lends comes back once, whatever becomes of its block.
 func TestEachBufferIsReleasedOnce(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))

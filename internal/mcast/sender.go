@@ -1,7 +1,7 @@
 package mcast
 
 import (
-	"maps"
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -10,8 +10,11 @@ import (
 )
 
 const (
-	// maxPeers bounds the clients that a server keeps state for; further ones are served when others have left.
-	maxPeers = 16384
+	// maxPeers bounds the clients that a server keeps state for. A further one takes the place of one that has said nothing for quietAge,
+	// one each roomPeriod: it takes a millisecond where much is queued.
+	maxPeers   = 16384
+	quietAge   = time.Second
+	roomPeriod = 10 * time.Millisecond
 	// peerAge is how long a client is remembered after its last WANT.
 	peerAge = 15 * time.Second
 	// announcePeriod is the time between two ANNOUNCEs.
@@ -37,6 +40,7 @@ type SenderConfig struct {
 	Secret     [32]byte       // random, for cookies
 	Group      netip.AddrPort // of discovery
 	MaxPayload int            // bytes of UDP payload that fit the path's MTU, at least 1200
+	Overhead   int            // bytes that the owner adds to each datagram, beside these
 	Rate       uint64         // bits a second on the wire, 0 to follow the receivers' reports
 	NBD        uint16         // TCP port of the NBD exports, 0 for none
 	TLS        bool           // which need TLS
@@ -63,8 +67,9 @@ type export struct {
 	sent      map[uint32]sent
 	order     []transmission // in the order of sending; the last one of each block is in sent
 	parity    parity
-	step      int    // of the pacer, that stepSeq is of
-	stepSeq   uint64 // last number given out before it
+	trains    []train // of late, in the order of sending
+	step      int     // of the pacer, that stepSeq is of
+	stepSeq   uint64  // last number given out before it
 
 	idleSince time.Time // the stream ran dry
 	tailAt    time.Time // when to repeat its last number, zero while there is work
@@ -83,6 +88,32 @@ type transmission struct {
 type sent struct {
 	end        uint64 // sequence number of its last symbol
 	nextParity int    // symbols of parity used so far, for each generation
+}
+
+// train is what was sent at once: symbols up to a number.
+type train struct {
+	end uint64
+	at  time.Time
+}
+
+// maxTrains bounds how many trains a stream remembers: at 10 Gbit/s those of the last 200 ms.
+const maxTrains = 4096
+
+// depart notes that the symbols so far have been sent.
+func (e *export) depart(now time.Time) {
+	if len(e.trains) == maxTrains {
+		e.trains = e.trains[1:]
+	}
+	e.trains = append(e.trains, train{e.seq, now})
+}
+
+// departed is when the symbol with a number was sent, zero if that was too long ago.
+func (e *export) departed(seq uint64) time.Time {
+	i, _ := slices.BinarySearchFunc(e.trains, seq, func(t train, seq uint64) int { return cmp.Compare(t.end, seq) })
+	if i == len(e.trains) || i == 0 && len(e.trains) == maxTrains {
+		return time.Time{}
+	}
+	return e.trains[i].at
 }
 
 // ahead is how many symbols of the stream will be sent before what is enqueued in a class now, but for the parity that goes unasked.
@@ -123,9 +154,12 @@ type Sender struct {
 	ahead, aheadBytes int // jobs loading or ready
 	ready             [wire.Classes][]*job
 	sending           *job
+	draining          bool
 
 	announceAt time.Time
 	sweepAt    time.Time
+	roomAt     time.Time // no client has been quiet for quietAge before
+	room       int       // jobs that may still be queued, while a WANT is taken in
 
 	packets  []Packet
 	loads    []Load
@@ -160,6 +194,7 @@ func NewSender(cfg SenderConfig) *Sender {
 		exports: map[uint16]*export{},
 		peers:   map[netip.AddrPort]*peer{},
 		pace:    newPacer(cfg.Rate),
+		burst:   Burst{overhead: cfg.Overhead},
 	}
 }
 
@@ -191,6 +226,30 @@ func (s *Sender) SetState(handle uint16, state wire.ImageState) {
 			}
 		}
 	}
+}
+
+// Drain makes the Sender send what is queued and take in nothing more: what clients ask for from now on they are sent to others for.
+func (s *Sender) Drain() {
+	s.draining = true
+	s.announceAt = time.Time{}
+}
+
+// Drained says whether everything has been sent that was queued before Drain.
+func (s *Sender) Drained() bool {
+	for _, e := range s.exports {
+		if len(e.wanted) > 0 {
+			return false
+		}
+	}
+	return s.draining
+}
+
+// stateOf is what clients are told of an image.
+func (s *Sender) stateOf(e *export) wire.ImageState {
+	if s.draining {
+		return wire.ImageWithdrawn
+	}
+	return e.state
 }
 
 // Stats returns the counts so far.
@@ -257,7 +316,7 @@ func (s *Sender) hello(from netip.AddrPort, b []byte) {
 	}
 	var offers []wire.Offer
 	for _, handle := range s.handles {
-		if e := s.exports[handle]; e.state == wire.ImageServed && asksFor(&h, &e.Export) {
+		if e := s.exports[handle]; s.stateOf(e) == wire.ImageServed && asksFor(&h, &e.Export) {
 			offers = append(offers, e.Offer)
 		}
 	}
@@ -302,12 +361,19 @@ func (s *Sender) Tick(now time.Time) {
 // forget drops a client and the jobs that only it wanted.
 func (s *Sender) forget(p *peer) {
 	for _, handle := range s.handles {
+		if p.queued == 0 {
+			break // as with nearly all that are silent
+		}
 		e := s.exports[handle]
-		for _, block := range slices.Sorted(maps.Keys(e.wanted)) {
-			j := e.wanted[block]
-			if j.state != jobQueued || !j.wanters.has(p.slot) {
-				continue
+		var blocks []uint32
+		for block, j := range e.wanted {
+			if j.state == jobQueued && j.wanters.has(p.slot) {
+				blocks = append(blocks, block)
 			}
+		}
+		slices.Sort(blocks) // the same order in every run
+		for _, block := range blocks {
+			j := e.wanted[block]
 			j.wanters.clear(p.slot)
 			if other := j.wanters.next(0); other >= 0 {
 				s.sched.enqueue(j, s.sched.peers[other]) // it may have stood in p's queue alone
@@ -341,7 +407,7 @@ func (s *Sender) announce(leaving bool) {
 		a.Images = a.Images[:0]
 		for _, handle := range s.handles[i:min(i+wire.MaxAnnounced, len(s.handles))] {
 			e := s.exports[handle]
-			a.Images = append(a.Images, wire.AnnouncedImage{Handle: handle, State: e.state, Tag: tag(e.ID)})
+			a.Images = append(a.Images, wire.AnnouncedImage{Handle: handle, State: s.stateOf(e), Tag: tag(e.ID)})
 		}
 		s.send(s.cfg.Group, a.Append(nil))
 	}

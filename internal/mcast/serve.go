@@ -34,7 +34,7 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 	case e == nil:
 		deny(wire.DenyImage)
 		return
-	case e.state == wire.ImageWithdrawn:
+	case s.stateOf(e) == wire.ImageWithdrawn:
 		deny(wire.DenyWithdrawn)
 		return
 	}
@@ -59,6 +59,7 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 	last := wire.Demand // class of what will be sent last
 	left := maxQueued   // blocks: no datagram keeps the server busy with more
 	asks := false
+	s.room = maxJobs - s.jobs()
 	for _, r := range w.Ranges {
 		n := min(int(r.Count), left)
 		left -= n
@@ -78,6 +79,9 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 		last = wire.Bulk
 	}
 	ack.Alone = p.company.alone && s.sched.live > 1
+	if ack.InFlight > 0 && len(e.wanted) == 0 && e.tailAt.IsZero() {
+		e.tailAt = now // it was away for so long that it has missed the last tail mark, and waits for what has gone by
+	}
 	if ack.Queued > 0 {
 		n, k := e.ahead(last), e.layout(0).perGen()
 		ack.Horizon = e.seq + uint64(n+(n*e.parity.most(k)+k-1)/k)
@@ -95,7 +99,7 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 func (s *Sender) peer(now time.Time, from netip.AddrPort) *peer {
 	p := s.peers[from]
 	if p == nil {
-		if len(s.peers) >= maxPeers {
+		if len(s.peers) >= maxPeers && !s.makeRoom(now) {
 			return nil
 		}
 		p = &peer{addr: from, reports: map[uint16]*report{}}
@@ -104,6 +108,26 @@ func (s *Sender) peer(now time.Time, from netip.AddrPort) *peer {
 	}
 	p.heard = now
 	return p
+}
+
+// makeRoom forgets the client that has been silent longest, if that is a while. So one who has thousands of addresses keeps others out
+// only as long as he speaks from all of them.
+func (s *Sender) makeRoom(now time.Time) bool {
+	if now.Before(s.roomAt) {
+		return false
+	}
+	var quietest *peer
+	for _, p := range s.sched.peers {
+		if p != nil && (quietest == nil || p.heard.Before(quietest.heard)) {
+			quietest = p
+		}
+	}
+	if s.roomAt = quietest.heard.Add(quietAge); now.Before(s.roomAt) {
+		return false
+	}
+	s.forget(quietest)
+	s.roomAt = now.Add(roomPeriod)
+	return true
 }
 
 // hear takes in what a client reports of a stream.
@@ -116,9 +140,10 @@ func (s *Sender) hear(now time.Time, p *peer, e *export, w *wire.Want) {
 		r = &report{}
 		p.reports[w.Handle] = r
 	}
-	if stretch, ok := r.update(now, w.Seen, w.Received); ok {
-		if stretch.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
-			s.pace.sample(now, stretch, s.sched.live)
+	if sample, ok := r.update(now, w, e.departed(w.Seen)); ok {
+		sample.arrival *= float64(e.layout(0).size+wire.DataHeaderSize+frameOverhead) * 8
+		if sample.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
+			s.pace.sample(now, sample, s.sched.live)
 		}
 		e.parity.update(now, s.sched.peers, w.Handle)
 	}
@@ -144,15 +169,25 @@ func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wi
 		ack.Horizon = max(ack.Horizon, last.end)
 		return
 	}
-	if p.queued >= maxQueued {
+	if p.queued >= maxQueued || s.room <= 0 && p.queued >= fewQueued {
 		return
 	}
+	s.room--
 	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority}
 	j.widen(r.Need)
 	e.wanted[block] = j
 	e.queued[j.class] += j.symbolsLeft()
 	s.sched.enqueue(j, p)
 	ack.Queued++
+}
+
+// jobs is how many blocks are queued or on their way out.
+func (s *Sender) jobs() int {
+	n := 0
+	for _, e := range s.exports {
+		n += len(e.wanted)
+	}
+	return n
 }
 
 // merge adds p's request to a job that has not begun to be sent.

@@ -76,31 +76,55 @@ func (l layout) sizeOf(i int) int {
 //
 // It caches its matrices and is safe for use by several machines at once.
 type Coder struct {
+	inverse  [fieldSize]byte // in the field, of all but 0
 	mu       sync.Mutex
-	encoders map[int]reedsolomon.Encoder // by data symbols in a generation
-	decoders map[int]reedsolomon.Encoder
+	decoders map[int]reedsolomon.Encoder // by data symbols in a generation
 }
 
 // NewCoder returns a Coder.
 func NewCoder() *Coder {
-	return &Coder{encoders: map[int]reedsolomon.Encoder{}, decoders: map[int]reedsolomon.Encoder{}}
+	c := &Coder{decoders: map[int]reedsolomon.Encoder{}}
+	var power [fieldSize - 1]byte // of 2, which generates the field
+	for i, x := 0, 1; i < len(power); i++ {
+		power[i] = byte(x)
+		if x <<= 1; x >= fieldSize {
+			x ^= 0x11d
+		}
+	}
+	for i, x := range power {
+		c.inverse[x] = power[(len(power)-i)%len(power)]
+	}
+	return c
 }
 
-// codec returns the code for k data symbols. Encoding always inverts the same matrix, so that one is worth a cache;
-// decoding inverts one for each pattern of loss, and caching those would fill the memory.
-func (c *Coder) codec(set map[int]reedsolomon.Encoder, k int, cache bool) reedsolomon.Encoder {
+// decoder returns the code for k data symbols. It inverts a matrix for each pattern of loss: caching those would fill the memory.
+func (c *Coder) decoder(k int) reedsolomon.Encoder {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e, ok := set[k]; ok {
-		return e
+	if d, ok := c.decoders[k]; ok {
+		return d
 	}
-	e, err := reedsolomon.New(k, fieldSize-k, reedsolomon.WithCauchyMatrix(),
-		reedsolomon.WithInversionCache(cache), reedsolomon.WithMaxGoroutines(1))
+	d, err := reedsolomon.New(k, fieldSize-k, reedsolomon.WithCauchyMatrix(),
+		reedsolomon.WithInversionCache(false), reedsolomon.WithMaxGoroutines(1))
 	if err != nil {
 		panic(fmt.Sprintf("mcast: code of %d symbols: %v", k, err)) // layouts allow 1 to maxGeneration only
 	}
-	set[k] = e
-	return e
+	c.decoders[k] = d
+	return d
+}
+
+// encoder returns the code that makes some symbols of parity from k of data: to make one costs less than to make one symbol with it,
+// and much less than to let a decoder find out that nothing is missing.
+func (c *Coder) encoder(k int, rows []int) (reedsolomon.Encoder, error) {
+	matrix := make([][]byte, len(rows))
+	for i, row := range rows {
+		matrix[i] = make([]byte, k)
+		for column := range matrix[i] {
+			matrix[i][column] = c.inverse[row^column]
+		}
+	}
+	return reedsolomon.New(k, len(rows), reedsolomon.WithCustomMatrix(matrix),
+		reedsolomon.WithInversionCache(false), reedsolomon.WithMaxGoroutines(1))
 }
 
 // shards are the symbols of generation g of a block, data only; the others are nil. The last symbol is copied and padded when
@@ -118,30 +142,31 @@ func (l layout) shards(block []byte, g int) [][]byte {
 	return shards
 }
 
-// Parity returns the parity symbols with the given indexes, each at or above l.k, of a whole block.
+// parity returns the parity symbols with the given indexes, each at or above l.k, of a whole block.
 func (c *Coder) parity(l layout, block []byte, indexes []int) ([][]byte, error) {
 	out := make([][]byte, len(indexes))
 	for g := range l.gens {
-		var shards [][]byte
-		required := make([]bool, fieldSize)
-		for _, index := range indexes {
-			if index%l.gens == g {
-				required[index/l.gens] = true
-				if shards == nil {
-					shards = l.shards(block, g)
-				}
-			}
-		}
-		if shards == nil {
-			continue
-		}
-		if err := c.codec(c.encoders, l.perGen(), true).ReconstructSome(shards, required); err != nil {
-			return nil, fmt.Errorf("make parity: %w", err)
-		}
+		var rows, places []int // of the generation's symbols in its code, and in out
 		for i, index := range indexes {
 			if index%l.gens == g {
-				out[i] = shards[index/l.gens]
+				rows, places = append(rows, index/l.gens), append(places, i)
 			}
+		}
+		if len(rows) == 0 {
+			continue
+		}
+		shards := append(l.shards(block, g)[:l.perGen()], make([][]byte, len(rows))...)
+		made := make([]byte, len(rows)*l.size)
+		for i, place := range places {
+			out[place] = made[i*l.size:][:l.size]
+			shards[l.perGen()+i] = out[place]
+		}
+		e, err := c.encoder(l.perGen(), rows)
+		if err == nil {
+			err = e.Encode(shards)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make parity: %w", err)
 		}
 	}
 	return out, nil
@@ -178,7 +203,7 @@ func (c *Coder) restore(l layout, block []byte, got func(i int) bool, parity map
 		if n < missing {
 			return errTooFew
 		}
-		if err := c.codec(c.decoders, l.perGen(), false).ReconstructData(shards); err != nil {
+		if err := c.decoder(l.perGen()).ReconstructData(shards); err != nil {
 			return fmt.Errorf("restore block: %w", err)
 		}
 		for pos := range l.perGen() {

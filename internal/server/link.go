@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -15,7 +16,9 @@ import (
 
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/listen"
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/udp"
 	"github.com/dnbd/dnbd/internal/wire"
 	"github.com/dnbd/dnbd/nbd"
@@ -40,6 +43,11 @@ type link struct {
 	group   *udp.Conn // questions to the group
 	data    *udp.Conn // DATA out
 	wake    chan struct{}
+	drained chan struct{} // closed when nothing is left to be sent
+	opener  *seal.Opener  // of what clients send
+
+	// What seals control datagrams, and DATA: they go two ways, and one would overtake the other.
+	sealer, dataSealer *seal.Sealer
 
 	mu     sync.Mutex // guards sender; nothing blocks while it is held
 	sender *mcast.Sender
@@ -49,7 +57,8 @@ type link struct {
 func (s *Server) listen(i udp.Interface) (*link, error) {
 	o := udp.OptionsFromEnv()
 	o.Log = s.cfg.Log
-	l := &link{iface: i, server: s, log: s.cfg.Log.With("interface", i.Name), wake: make(chan struct{}, 1)}
+	l := &link{iface: i, server: s, log: s.cfg.Log.With("interface", i.Name), wake: make(chan struct{}, 1), drained: make(chan struct{})}
+	l.opener, l.sealer, l.dataSealer = s.cfg.Keys.NewOpener(seal.Client), s.cfg.Keys.NewSealer(seal.Server), s.cfg.Keys.NewSealer(seal.Server)
 	var err error
 	if l.control, err = udp.ListenUnicast(i, s.cfg.Group.Port(), o); err != nil {
 		why := err
@@ -93,8 +102,9 @@ func (l *link) start() {
 		Secret:     secret,
 		Group:      l.server.cfg.Group,
 		NBD:        l.server.cfg.NBD.Port,
-		TLS:        l.server.cfg.NBD.TLSMode == nbd.TLSRequired,
-		MaxPayload: min(l.iface.MTU-overhead, maxPayload),
+		TLS:        l.server.cfg.NBD.TLSMode == nbd.TLSRequired || l.server.cfg.NBD.TLS != nil && l.server.cfg.Keys != nil,
+		MaxPayload: min(l.iface.MTU-overhead, maxPayload) - l.dataSealer.Overhead(),
+		Overhead:   l.dataSealer.Overhead(),
 		Rate:       l.server.cfg.Rate,
 		Coder:      l.server.coder,
 		Release:    l.server.loader.release,
@@ -116,7 +126,8 @@ func (s *Server) offer(e *export) wire.Offer {
 	return wire.Offer{
 		Handle: e.handle, Algorithm: image.AlgorithmBLAKE3, BlockLog: uint8(bits.TrailingZeros(uint(d.BlockSize))),
 		Size: uint64(d.Size), Revision: d.Revision, Created: d.Created.Unix(), Root: d.Root, Name: d.Name,
-		Group: dataGroup(s.cfg.Group, e.image.ID()),
+		Group:     dataGroup(s.cfg.Group, s.cfg.Keys.Blind(e.image.ID())),
+		Signature: e.image.Signature(),
 	}
 }
 
@@ -147,6 +158,7 @@ func (l *link) kick() {
 // hear takes in what arrives at one of the sockets until it is closed.
 func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 	m := udp.NewMessage()
+	var opened [][]byte
 	for {
 		if err := conn.Read(m); err != nil {
 			if !errors.Is(err, net.ErrClosed) {
@@ -154,23 +166,37 @@ func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 			}
 			return
 		}
+		if len(l.server.cfg.Allow) > 0 && !listen.AllowedIP(l.server.cfg.Allow, m.From.Addr()) {
+			continue // to others there is no server here
+		}
+		if opened = l.opener.Open(opened[:0], m.Segments()); len(opened) == 0 {
+			continue
+		}
 		now := time.Now()
+		var commands []mcast.Packet
 		l.mu.Lock()
-		for b := range m.Segments() {
+		for _, b := range opened {
+			if t, _ := wire.TypeOf(b); t == wire.TypeCommand {
+				commands = append(commands, mcast.Packet{To: m.From, Data: bytes.Clone(b)}) // done without the lock, below
+				continue
+			}
 			l.sender.Input(now, m.From, b)
 		}
 		packets, loads := l.sender.Packets(), l.sender.Loads()
 		l.mu.Unlock()
-		l.send(packets)
+		l.send(l.sealer, packets)
 		l.server.loader.queue(ctx, l, loads)
 		l.kick()
+		for _, c := range commands {
+			l.command(c.To, c.Data)
+		}
 	}
 }
 
 // send sends control datagrams. One that finds no room is lost, as the network may lose any; its receiver asks again.
-func (l *link) send(packets []mcast.Packet) {
+func (l *link) send(s *seal.Sealer, packets []mcast.Packet) {
 	for _, p := range packets {
-		if err := l.control.Send(p.To, p.Data); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := l.control.Send(p.To, s.Control(p.Data)); err != nil && !errors.Is(err, net.ErrClosed) {
 			l.log.Debug("send", "to", p.To, "error", err)
 		}
 	}
@@ -181,6 +207,8 @@ func (l *link) pump(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var train udp.Segments
+	sealed := make([]byte, 0, udp.MessageSize) // more than the datagrams of a burst take
+	drained := sync.OnceFunc(func() { close(l.drained) })
 	for ctx.Err() == nil {
 		now := time.Now()
 		l.mu.Lock()
@@ -190,15 +218,25 @@ func (l *link) pump(ctx context.Context) {
 		var next time.Time
 		if burst == nil {
 			next = l.sender.Next(now)
+			if l.sender.Drained() {
+				drained()
+			}
 		}
 		l.mu.Unlock()
 
-		l.send(packets)
+		l.send(l.sealer, packets)
 		l.server.loader.queue(ctx, l, loads)
 		if burst != nil {
 			train.Reset()
-			for i := range burst.Headers {
-				train.Add(burst.Headers[i], burst.Payloads[i])
+			sealed = sealed[:0]
+			for i, header := range burst.Headers {
+				if l.dataSealer == nil {
+					train.Add(header, burst.Payloads[i])
+					continue
+				}
+				from := len(sealed)
+				sealed = l.dataSealer.Seal(sealed, header, burst.Payloads[i])
+				train.Add(nil, sealed[from:])
 			}
 			if err := l.data.SendSegments(burst.To, &train); err != nil && ctx.Err() == nil {
 				l.log.Warn("send data", "to", burst.To, "error", err)
@@ -234,13 +272,21 @@ func (l *link) load(load mcast.Load) {
 	l.kick()
 }
 
+// drain makes the link take no more requests.
+func (l *link) drain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sender.Drain()
+	l.kick()
+}
+
 // leave tells the group that the server stops.
 func (l *link) leave() {
 	l.mu.Lock()
 	l.sender.Leave()
 	packets := l.sender.Packets()
 	l.mu.Unlock()
-	l.send(packets)
+	l.send(l.sealer, packets)
 }
 
 func (l *link) close() {
@@ -257,6 +303,7 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 	rand.Read(nonce[:])
 	f := mcast.NewFinder(time.Now(), l.server.cfg.Group, wire.Hello{Nonce: binary.BigEndian.Uint64(nonce[:])})
 	end := time.Now().Add(d)
+	sealer, opener := l.server.cfg.Keys.NewSealer(seal.Client), l.server.cfg.Keys.NewOpener(seal.Server)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, conn := range []*udp.Conn{l.control, l.group} {
@@ -267,10 +314,10 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 			m := udp.NewMessage()
 			for conn.Read(m) == nil {
 				mu.Lock()
-				for b := range m.Segments() {
+				for _, b := range opener.Open(nil, m.Segments()) {
 					f.Input(time.Now(), m.From, b)
 				}
-				l.send(f.Packets())
+				l.send(sealer, f.Packets())
 				mu.Unlock()
 			}
 		})
@@ -278,7 +325,7 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 	for now := time.Now(); now.Before(end) && ctx.Err() == nil; now = time.Now() {
 		mu.Lock()
 		f.Step(now)
-		l.send(f.Packets())
+		l.send(sealer, f.Packets())
 		next := f.Next()
 		mu.Unlock()
 		if next.After(end) {
@@ -296,6 +343,9 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 		if err := conn.SetReadDeadline(time.Time{}); err != nil {
 			return nil, nil, fmt.Errorf("listen to the group: %w", err)
 		}
+	}
+	if st := opener.Stats(); st.Foreign+st.Plain > 0 {
+		l.log.Warn("another server of this group has another key, or only one of the two has a key: they will not share clients")
 	}
 	return f.Found(), f.Servers(), ctx.Err()
 }

@@ -99,6 +99,12 @@ func (s *Server) export() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.draining {
+		if err := s.nbd.SetExports(nil); err != nil {
+			s.cfg.Log.Error("export no more over NBD", "error", err)
+		}
+		return
+	}
 	list := slices.Clone(s.cfg.NBD.Exports)
 	for i, e := range s.exports {
 		newer := slices.ContainsFunc(s.exports[i+1:], func(other *export) bool { return other.nbd.Name == e.nbd.Name })
@@ -107,8 +113,9 @@ func (s *Server) export() {
 		}
 	}
 	// Clients of the group, where its data does not reach them, read an image by its id, with its tree. Those that cannot ask the group
-	// are told here what there is.
-	if len(s.links) > 0 {
+	// are told here what there is. Neither gives away without TLS what a group with a key seals.
+	group := len(s.links) > 0 && (s.cfg.Keys == nil || s.cfg.NBD.TLS != nil)
+	if group {
 		list = append(list, nbd.Export{Name: image.OffersExport, Device: s.offers(), Hidden: true})
 	}
 	for _, e := range s.exports {
@@ -116,7 +123,7 @@ func (s *Server) export() {
 			Name: e.image.ID().ExportName(), Device: e.image.Blocks(), BlockSize: uint32(e.image.Descriptor().BlockSize), Hidden: true,
 		}
 		same := slices.ContainsFunc(list, func(other nbd.Export) bool { return other.Name == blocks.Name })
-		if !same && len(s.links) > 0 && e.state == wire.ImageServed {
+		if !same && group && e.state == wire.ImageServed {
 			list = append(list, blocks)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/udp"
 	"github.com/dnbd/dnbd/internal/wire"
 	"github.com/dnbd/dnbd/nbd"
@@ -32,13 +33,19 @@ const (
 type Config struct {
 	Group      netip.AddrPort // of discovery; data groups are derived from it; invalid for none
 	Interfaces []udp.Interface
-	ID         uint16 // of this server, unique in the group; 0 to choose one that is free
-	Rate       uint64 // bits a second on each interface, 0 to follow the receivers' reports
-	Threads    int    // readers of blocks; 0 for as many as there are processors, at least 4
+	ID         uint16         // of this server, unique in the group; 0 to choose one that is free
+	Allow      []netip.Prefix // networks whose clients the group's questions and requests are heard from; none for all
+	Rate       uint64         // bits a second on each interface, 0 to follow the receivers' reports
+	Threads    int            // readers of blocks; 0 for as many as there are processors, at least 4
+	Keys       *seal.Ring     // of the group; nil for none
 	Log        *slog.Logger
 	// Rehash makes an image anew that changed under the server. Nil leaves it withdrawn.
 	Rehash func(ctx context.Context, path string) (*image.Image, error)
-	NBD    NBD
+	// Reopen makes an image of what a file holds now, when it is asked to look at the files again. Nil leaves the images as they are.
+	Reopen func(ctx context.Context, path string) (*image.Image, error)
+	// Describe is what an operator is told who asks for the server's status.
+	Describe func() []byte
+	NBD      NBD
 }
 
 // Server serves images to a group.
@@ -48,11 +55,15 @@ type Server struct {
 	coder   *mcast.Coder
 	loader  *loader
 	links   []*link
-	nbd     *nbd.Server   // nil for none
-	changed chan struct{} // an export wants to be renewed
+	nbd     *nbd.Server      // nil for none
+	changed chan struct{}    // an export wants to be renewed
+	reloads chan func(error) // told what became of it
 
-	mu      sync.Mutex // guards exports and their fields
-	exports []*export  // handle is the index + 1
+	commands commands
+
+	mu       sync.Mutex // guards what follows
+	exports  []*export  // handle is the index + 1
+	draining bool
 }
 
 // export is an image that is or was offered.
@@ -70,7 +81,7 @@ var ErrTaken = errors.New("taken in this group")
 
 // New opens the sockets of the group.
 func New(cfg Config) (*Server, error) {
-	s := &Server{cfg: cfg, coder: mcast.NewCoder(), loader: newLoader(), changed: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, coder: mcast.NewCoder(), loader: newLoader(), changed: make(chan struct{}, 1), reloads: make(chan func(error), 1)}
 	if len(cfg.NBD.Listeners) > 0 || cfg.NBD.Client != nil {
 		var err error
 		if s.nbd, err = nbd.NewServer(cfg.NBD.ServerConfig); err != nil {
@@ -175,6 +186,7 @@ func (s *Server) Run(ctx context.Context, images []*image.Image) error {
 	}
 	s.serveNBD(ctx, &wg, cancel)
 	wg.Go(func() { s.watch(ctx) })
+	wg.Go(func() { s.endDrained(ctx, cancel) })
 	for _, l := range s.links {
 		wg.Go(func() { l.pump(ctx) })
 		wg.Go(func() { l.hear(ctx, l.control) })
@@ -237,24 +249,32 @@ func (s *Server) byHandle(handle uint16) *export {
 
 // withdraw stops offering an image whose bytes are not what they were, tells the clients, and has it hashed again.
 func (s *Server) withdraw(e *export, why error) {
-	s.mu.Lock()
-	served := e.state == wire.ImageServed
-	if served {
-		e.state, e.renew = wire.ImageWithdrawn, true
-	}
-	s.mu.Unlock()
-	if !served {
+	if !s.retract(e, true) {
 		return
 	}
 	s.cfg.Log.Error("image withdrawn, hashing it again", "image", e.image.Descriptor().Name, "file", e.image.Path(), "reason", why)
-	for _, l := range s.links {
-		l.setState(e.handle, wire.ImageWithdrawn)
-	}
-	s.export()
 	select {
 	case s.changed <- struct{}{}:
 	default:
 	}
+}
+
+// retract stops offering an image and tells the clients. It returns false if the image was not offered.
+func (s *Server) retract(e *export, renew bool) bool {
+	s.mu.Lock()
+	served := e.state == wire.ImageServed
+	if served {
+		e.state, e.renew = wire.ImageWithdrawn, renew
+	}
+	s.mu.Unlock()
+	if !served {
+		return false
+	}
+	for _, l := range s.links {
+		l.setState(e.handle, wire.ImageWithdrawn)
+	}
+	s.export()
+	return true
 }
 
 // watch notices files that change, and makes changed images anew.
@@ -266,7 +286,10 @@ func (s *Server) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.changed:
+		case done := <-s.reloads:
+			done(s.reload(ctx))
 		case <-tick.C:
+			s.cfg.Keys.Refresh(s.cfg.Log)
 		}
 		for _, e := range s.snapshot() {
 			if stale, err := e.image.Stale(); err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/wire"
 	"github.com/dnbd/dnbd/nbd"
 )
@@ -16,6 +17,7 @@ type Status struct {
 	Group  netip.AddrPort
 	Images []ImageStatus
 	Links  []LinkStatus
+	Keys   []string // ids of the group's, the one first that seals
 	NBD    NBDStatus
 }
 
@@ -39,11 +41,12 @@ type LinkStatus struct {
 	Addr      netip.AddrPort
 	Stats     mcast.SenderStats
 	Drops     uint64 // requests that the kernel dropped
+	Unopened  seal.Stats
 }
 
 // Status returns what the server is doing now. It may be called while Run runs.
 func (s *Server) Status() Status {
-	st := Status{ID: s.id, Group: s.cfg.Group}
+	st := Status{ID: s.id, Group: s.cfg.Group, Keys: s.cfg.Keys.Names()}
 	s.mu.Lock()
 	for _, e := range s.exports {
 		st.Images = append(st.Images, ImageStatus{
@@ -54,6 +57,7 @@ func (s *Server) Status() Status {
 	for _, l := range s.links {
 		st.Links = append(st.Links, LinkStatus{
 			Interface: l.iface.Name, Addr: l.control.LocalAddr(), Stats: l.stats(), Drops: l.control.Drops() + l.group.Drops(),
+			Unopened: l.opener.Stats(),
 		})
 	}
 	for _, l := range s.cfg.NBD.Listeners {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
@@ -20,9 +21,11 @@ type Client struct {
 	Left     int    // of them that are not
 	Wrong    int    // blocks that came with wrong bytes, and were refused
 	Done     time.Time
+	Skew     time.Duration // of its clock, which never goes back
 	// OnBlock, if set, is called with each block that becomes here.
 	OnBlock func(block uint32)
 
+	seals   seals
 	image   *Image
 	wakeAt  time.Time
 	unicast *Server        // what NBD would be to a real client
@@ -49,7 +52,7 @@ func (c *Client) fetch() {
 	can := func(block uint32) bool { return c.getting[block] == 0 }
 	for _, block := range c.Receiver.Lacking(unicastDepth-len(c.getting), can) {
 		c.getting[block] = c.image.Len(block)
-		c.Stream(c.unicast.Addr, binary.BigEndian.AppendUint32([]byte{unicastMark}, block))
+		c.SendStream(c.unicast.Addr, binary.BigEndian.AppendUint32([]byte{unicastMark}, block))
 	}
 }
 
@@ -81,8 +84,8 @@ func (c *Client) got(block uint32) {
 
 // NewClient starts a client of an image. It asks for nothing yet.
 func (w *World) NewClient(image *Image, window int, link Link) *Client {
-	c := &Client{image: image, Have: make([]bool, image.Total()), Left: int(image.Total())}
-	c.Node = w.NewNode(link, c.receive)
+	c := &Client{image: image, Have: make([]bool, image.Total()), Left: int(image.Total()), seals: w.seals(seal.Client, seal.Server)}
+	c.Node = w.NewNode(link, c.seals.opened(c.receive))
 	c.Receiver = mcast.NewReceiver(w.now, mcast.ReceiverConfig{
 		ID: image.ID, Blocks: image.Total(), Length: image.Len,
 		Keep:  func(block uint32) bool { return !c.Have[block] },
@@ -98,7 +101,7 @@ func (w *World) NewClient(image *Image, window int, link Link) *Client {
 func (c *Client) Copy() {
 	for block := range c.image.Total() {
 		if !c.Have[block] {
-			c.Receiver.WantBulk(c.world.now, block)
+			c.Receiver.WantBulk(c.now(), block)
 		}
 	}
 	c.pump()
@@ -107,7 +110,7 @@ func (c *Client) Copy() {
 // Read makes the client want a block now, and calls then when it is here.
 func (c *Client) Read(block uint32, class wire.Priority) {
 	if !c.Have[block] {
-		c.Receiver.Want(c.world.now, block, class)
+		c.Receiver.Want(c.now(), block, class)
 		c.pump()
 	}
 }
@@ -126,12 +129,12 @@ func (c *Client) receive(from netip.AddrPort, data []byte) {
 		c.pump()
 		return
 	}
-	c.Receiver.Input(c.world.now, from, data)
+	c.Receiver.Input(c.now(), from, data)
 	c.pump()
 }
 
 func (c *Client) pump() {
-	now := c.world.now
+	now := c.now()
 	c.Receiver.Step(now)
 	for _, b := range c.Receiver.Blocks() {
 		if !bytes.Equal(b.Data, c.image.Block(b.Index)) {
@@ -147,10 +150,12 @@ func (c *Client) pump() {
 		c.Join(g)
 	}
 	for _, p := range c.Receiver.Packets() {
-		c.Send(p.To, p.Data)
+		c.Send(p.To, c.seals.sealer.Control(p.Data))
 	}
-	c.wake(c.Receiver.Next(now))
+	c.wake(c.Receiver.Next(now).Add(-c.Skew))
 }
+
+func (c *Client) now() time.Time { return c.world.now.Add(c.Skew) }
 
 func (c *Client) wake(at time.Time) {
 	if c.wakeAt.After(c.world.now) && !at.Before(c.wakeAt) {

@@ -17,6 +17,7 @@ type mallory struct {
 	onData func(d *wire.Data)   // what it does at each DATA
 	addrs  map[uint16]*Server   // by id
 	group  netip.AddrPort       // of data
+	epoch  uint32               // of the first server, as it was announced
 }
 
 func (r *room) mallory() *mallory {
@@ -35,6 +36,10 @@ func (m *mallory) hear(_ netip.AddrPort, b []byte) {
 	case wire.TypeHello:
 		if h, err := wire.ParseHello(b); err == nil {
 			m.nonces = append(m.nonces, h.Nonce)
+		}
+	case wire.TypeAnnounce:
+		if a, err := wire.ParseAnnounce(b); err == nil && a.Server == 1 {
+			m.epoch = a.Epoch
 		}
 	case wire.TypeData:
 		var d wire.Data

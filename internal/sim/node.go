@@ -13,11 +13,41 @@ type Link struct {
 	Queue     int           // bytes that the switch's port keeps waiting for In; what does not fit is lost
 	Delay     time.Duration // one way
 	Jitter    time.Duration // more delay, at random up to this: datagrams overtake each other
+	Trunk     *Trunk        // that what arrives here has to pass first, nil for none
 	Loss      float64       // of what would arrive here
+	Burst     float64       // datagrams that are lost in a row, on average, as on a radio (Gilbert's model); 0 where each is lost by itself
 	Duplicate float64       // of what arrives here arrives twice
 	Down      bool          // nothing leaves or arrives
 	Deaf      bool          // no group's datagrams arrive
 	Mute      bool          // nothing that leaves for a group arrives anywhere
+}
+
+// Trunk is a link between two switches, which several nodes share on their way in. A datagram to a group passes it once.
+type Trunk struct {
+	Rate  float64 // bits a second
+	Queue int     // bytes that the switch before it keeps waiting; what does not fit is lost
+
+	Passed  uint64 // bytes
+	Dropped uint64 // datagrams
+	busy    time.Time
+}
+
+// NewTrunk returns a trunk whose queue takes as long as that to send when it is full.
+func NewTrunk(rate float64, queue time.Duration) *Trunk {
+	return &Trunk{Rate: rate, Queue: int(rate / 8 * queue.Seconds())}
+}
+
+// Waiting is how long what is in the queue at a time will take.
+func (t *Trunk) Waiting(now time.Time) time.Duration { return max(t.busy.Sub(now), 0) }
+
+// pass returns when a datagram that comes at a time is through, or false if there is no room for it.
+func (t *Trunk) pass(at time.Time, size int) (time.Time, bool) {
+	if int(t.Waiting(at).Seconds()*t.Rate/8)+size > t.Queue {
+		t.Dropped++
+		return time.Time{}, false
+	}
+	t.Passed += uint64(size)
+	return after(&t.busy, at, size, t.Rate), true
 }
 
 // frame is what Ethernet and IPv4 add to a datagram, in bytes.
@@ -27,16 +57,19 @@ const frame = 42
 type Node struct {
 	Addr netip.AddrPort
 	Link Link
+	Side int // of a partition: nodes on other sides are not reached
 
 	SentBytes    uint64 // on the wire
 	SentPackets  uint64
 	HeardPackets uint64
-	Dropped      uint64 // by the switch's port, for want of room in its queue
+	Passed       uint64 // bytes that the switch's port let through
+	Dropped      uint64 // datagrams that it did not, for want of room in its queue
 
 	world  *World
 	groups []netip.AddrPort // joined
 	busy   time.Time        // until when the port is sending
 	inBusy time.Time        // until when the switch's port is sending to us
+	fading bool             // a row of losses has begun
 	input  func(from netip.AddrPort, data []byte)
 }
 
@@ -88,15 +121,38 @@ func (n *Node) SendAs(from, to netip.AddrPort, data []byte) {
 	if m := n.world.nodes[to]; m != nil {
 		members = []*Node{m}
 	}
+	if to.Addr().IsMulticast() && !n.Link.Mute {
+		for _, c := range n.world.crowds {
+			c.hear(left.Add(n.Link.Delay+n.jitter()), from, data)
+		}
+	}
 	// Nodes that it reaches at the same time share an event: with a thousand alike that is most of the work.
 	var at time.Time
 	var together []*Node
+	port := left.Add(n.Link.Delay + n.jitter())
+	var trunk *Trunk // that was passed last
+	var beyond time.Time
+	through := false
 	for _, m := range members {
-		if m == n || to.Addr().IsMulticast() && (n.Link.Mute || m.Link.Deaf) {
+		if m == n || m.Side != n.Side || to.Addr().IsMulticast() && (n.Link.Mute || m.Link.Deaf) {
 			continue
 		}
+		if m.Link.Trunk != nil && m.Link.Trunk != trunk {
+			trunk = m.Link.Trunk
+			beyond, through = trunk.pass(port, size)
+		}
 		for range m.copies() {
-			t, ok := m.arrival(left.Add(n.Link.Delay+n.jitter()), size)
+			t := port
+			if n.Link.Jitter > 0 {
+				t = left.Add(n.Link.Delay + n.jitter())
+			}
+			if m.Link.Trunk != nil {
+				if !through {
+					continue
+				}
+				t = beyond
+			}
+			t, ok := m.arrival(t, size)
 			if !ok {
 				continue
 			}
@@ -115,8 +171,8 @@ func (n *Node) SendAs(from, to netip.AddrPort, data []byte) {
 	}
 }
 
-// Stream sends bytes to a node as by TCP: they take their turn at both ports, and are not lost.
-func (n *Node) Stream(to netip.AddrPort, data []byte) {
+// SendStream sends bytes to a node as by TCP: they take their turn at both ports, and are not lost.
+func (n *Node) SendStream(to netip.AddrPort, data []byte) {
 	m := n.world.nodes[to]
 	if n.Link.Down || m == nil {
 		return
@@ -146,12 +202,26 @@ func after(busy *time.Time, now time.Time, size int, rate float64) time.Time {
 func (n *Node) copies() int {
 	rng := n.world.Rand
 	switch {
-	case n.Link.Loss > 0 && rng.Float64() < n.Link.Loss:
+	case n.Link.Loss > 0 && n.lost():
 		return 0
 	case n.Link.Duplicate > 0 && rng.Float64() < n.Link.Duplicate:
 		return 2
 	}
 	return 1
+}
+
+// lost says whether the medium loses the next datagram to the node.
+func (n *Node) lost() bool {
+	p := n.Link.Loss
+	if n.Link.Burst > 1 {
+		if n.fading {
+			p = 1 - 1/n.Link.Burst
+		} else {
+			p = min(p/(1-p)/n.Link.Burst, 1)
+		}
+	}
+	n.fading = n.world.Rand.Float64() < p
+	return n.fading
 }
 
 func (n *Node) jitter() time.Duration {
@@ -168,6 +238,7 @@ func (n *Node) arrival(at time.Time, size int) (time.Time, bool) {
 			n.Dropped++
 			return time.Time{}, false
 		}
+		n.Passed += uint64(size)
 		at = after(&n.inBusy, at, size, n.Link.In)
 	}
 	return at.Add(n.Link.Delay + n.jitter()), true

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dnbd/dnbd/internal/mcast"
+	"github.com/dnbd/dnbd/internal/seal"
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
@@ -25,6 +26,12 @@ type Server struct {
 	// LoadErr, if set, is the error that reading a block gives.
 	LoadErr func(block uint32) error
 
+	// Skew is how far its clock is ahead. It never goes back.
+	Skew time.Duration
+	// Cost, if set, is how long the machine's own work took, in real time.
+	Cost *time.Duration
+
+	seals   seals
 	image   *Image
 	stopped bool
 	held    [][]byte     // datagrams that arrived while stopped
@@ -35,8 +42,8 @@ type Server struct {
 
 // NewServer starts a server of an image. Its epoch follows from the world's seed.
 func (w *World) NewServer(id uint16, image *Image, rate uint64, link Link) *Server {
-	s := &Server{image: image, LoadTime: 100 * time.Microsecond}
-	s.Node = w.NewNode(link, s.receive)
+	s := &Server{image: image, LoadTime: 100 * time.Microsecond, seals: w.seals(seal.Server, seal.Client)}
+	s.Node = w.NewNode(link, s.seals.opened(s.receive))
 	s.Start(id, rate)
 	s.Join(Group)
 	return s
@@ -67,7 +74,7 @@ func (s *Server) Continue() {
 		s.loaded(l)
 	}
 	for i, b := range s.held {
-		s.Sender.Input(s.world.now, s.from[i], b)
+		s.Sender.Input(s.now(), s.from[i], b)
 	}
 	s.held, s.from, s.read = nil, nil, nil
 	s.pump()
@@ -81,7 +88,8 @@ func (s *Server) loaded(l mcast.Load) {
 			return
 		}
 	}
-	s.Sender.Loaded(l, s.image.Block(l.Block), nil)
+	data := s.image.Block(l.Block)
+	s.measured(func() { s.Sender.Loaded(l, data, nil) })
 }
 
 // Withdraw says that the image's bytes are not what they should be, or are again.
@@ -105,7 +113,7 @@ func (s *Server) receive(from netip.AddrPort, data []byte) {
 		s.answer(from, data)
 		return
 	}
-	s.Sender.Input(s.world.now, from, data)
+	s.measured(func() { s.Sender.Input(s.now(), from, data) })
 	s.pump()
 }
 
@@ -113,9 +121,20 @@ func (s *Server) receive(from netip.AddrPort, data []byte) {
 func (s *Server) answer(to netip.AddrPort, question []byte) {
 	for left := s.image.Len(binary.BigEndian.Uint32(question[1:])); left > 0; {
 		n := min(left, unicastPiece)
-		s.Stream(to, append(slices.Clone(question), make([]byte, n)...))
+		s.SendStream(to, append(slices.Clone(question), make([]byte, n)...))
 		left -= n
 	}
+}
+
+// measured lets the machine work.
+func (s *Server) measured(work func()) {
+	if s.Cost == nil {
+		work()
+		return
+	}
+	begin := time.Now()
+	work()
+	*s.Cost += time.Since(begin)
 }
 
 // pump lets the machine do what it can and sets when to look again.
@@ -123,22 +142,24 @@ func (s *Server) pump() {
 	if s.stopped {
 		return
 	}
-	now := s.world.now
+	now := s.now()
 	sender := s.Sender
-	sender.Tick(now)
+	s.measured(func() { sender.Tick(now) })
 	next := time.Time{}
 	for {
 		if s.Backlog() > portQueue {
 			next = s.busy.Add(-portQueue / 2)
 			break
 		}
-		b := sender.NextBurst(now)
+		var b *mcast.Burst
+		s.measured(func() { b = sender.NextBurst(now) })
 		if b == nil {
-			next = sender.Next(now)
+			next = sender.Next(now).Add(-s.Skew)
 			break
 		}
 		for i := range b.Headers {
-			s.Send(b.To, append(append(make([]byte, 0, len(b.Headers[i])+len(b.Payloads[i])), b.Headers[i]...), b.Payloads[i]...))
+			room := len(b.Headers[i]) + len(b.Payloads[i]) + s.seals.sealer.Overhead()
+			s.Send(b.To, s.seals.sealer.Seal(make([]byte, 0, room), b.Headers[i], b.Payloads[i]))
 		}
 	}
 	for _, l := range sender.Loads() {
@@ -154,10 +175,12 @@ func (s *Server) pump() {
 		})
 	}
 	for _, p := range sender.Packets() {
-		s.Send(p.To, p.Data)
+		s.Send(p.To, s.seals.sealer.Control(p.Data))
 	}
 	s.wake(next)
 }
+
+func (s *Server) now() time.Time { return s.world.now.Add(s.Skew) }
 
 // wake sets the next pump, unless one is set for sooner.
 func (s *Server) wake(at time.Time) {

@@ -6,21 +6,24 @@
 package sim
 
 import (
-	"container/heap"
 	"math/rand/v2"
 	"net/netip"
 	"time"
+
+	"github.com/dnbd/dnbd/internal/seal"
 )
 
 // World is a network, its nodes and its time.
 type World struct {
 	Rand *rand.Rand
+	Keys *seal.Ring // of the group, set before there are nodes; nil for none
 
 	now    time.Time
 	events eventHeap
 	serial uint64
 	nodes  map[netip.AddrPort]*Node
 	groups map[netip.AddrPort][]*Node
+	crowds []*Crowd
 	hosts  int
 }
 
@@ -43,7 +46,7 @@ func (w *World) At(t time.Time, f func()) {
 		t = w.now
 	}
 	w.serial++
-	heap.Push(&w.events, event{t, w.serial, f})
+	w.events.push(event{t, w.serial, f})
 }
 
 // After lets f happen some time from now.
@@ -59,7 +62,7 @@ func (w *World) Run(limit time.Duration, done func() bool) bool {
 			w.now = end
 			return false
 		}
-		e := heap.Pop(&w.events).(event)
+		e := w.events.pop()
 		if still++; e.at.After(w.now) {
 			still = 0
 		}
@@ -85,17 +88,37 @@ func (e *event) before(f *event) bool {
 	return e.at.Before(f.at)
 }
 
-// eventHeap has the first event at its front.
+// eventHeap has the first event at its front, and the children of i at 2i+1 and 2i+2.
 type eventHeap []event
 
-func (h eventHeap) Len() int           { return len(h) }
-func (h eventHeap) Less(i, j int) bool { return h[i].before(&h[j]) }
-func (h eventHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)        { *h = append(*h, x.(event)) }
-func (h *eventHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = event{}
-	*h = old[:len(old)-1]
-	return e
+func (h *eventHeap) push(e event) {
+	*h = append(*h, e)
+	s := *h
+	for i := len(s) - 1; i > 0; {
+		parent := (i - 1) / 2
+		if !s[i].before(&s[parent]) {
+			return
+		}
+		s[i], s[parent] = s[parent], s[i]
+		i = parent
+	}
+}
+
+func (h *eventHeap) pop() event {
+	s := *h
+	first, last := s[0], len(s)-1
+	s[0], s[last] = s[last], event{}
+	s = s[:last]
+	*h = s
+	for i := 0; ; {
+		child := 2*i + 1
+		if child+1 < len(s) && s[child+1].before(&s[child]) {
+			child++
+		}
+		if child >= len(s) || !s[child].before(&s[i]) {
+			return first
+		}
+		s[i], s[child] = s[child], s[i]
+		i = child
+	}
 }

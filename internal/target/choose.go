@@ -69,7 +69,7 @@ func Offers(found []mcast.Found) []Offer {
 // asked for; or, with neither, the one image there is. The error is a *Choice.
 func (t Target) Choose(found []mcast.Found) (Offer, error) {
 	offers := Offers(found)
-	fit := slices.DeleteFunc(slices.Clone(offers), func(o Offer) bool { return !t.names(o.Descriptor) })
+	fit := slices.DeleteFunc(slices.Clone(offers), func(o Offer) bool { return !t.Names(o.Descriptor) })
 	fail := func(format string, args ...any) (Offer, error) {
 		return Offer{}, &Choice{Target: t, Offers: offers, Ambiguous: len(fit) > 0, why: fmt.Sprintf(format, args...)}
 	}
@@ -96,8 +96,8 @@ func (t Target) Choose(found []mcast.Found) (Offer, error) {
 	return newest, nil
 }
 
-// names says whether t may mean the image.
-func (t Target) names(d image.Descriptor) bool {
+// Names says whether t may mean the image.
+func (t Target) Names(d image.Descriptor) bool {
 	if (t.ID != image.ID{}) {
 		return d.ID() == t.ID
 	}

@@ -35,6 +35,9 @@ type Target struct {
 	Hosts string
 }
 
+// Pinned says whether t names one revision, and not the newest.
+func (t Target) Pinned() bool { return t.Revision != 0 || t.ID != image.ID{} }
+
 // DefaultGroup is the group of a target that names none.
 func DefaultGroup() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{239, 0, 0, 1}), wire.Port)

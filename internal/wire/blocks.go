@@ -31,6 +31,7 @@ type Want struct {
 	Seen     uint64 // the highest sequence number received from this server for this image
 	Received uint32 // symbols received of that stream since it was joined, modulo 2^32
 	Drops    uint32 // datagrams that the client's kernel dropped for want of buffer, modulo 2^32
+	Age      uint32 // microseconds since the symbol numbered Seen arrived, AgeUnknown if none with that number did
 	Joined   bool   // Seen and Received mean something: the stream has been heard
 	Ranges   []Range
 }
@@ -42,6 +43,9 @@ type Range struct {
 	Priority Priority
 	Need     uint16 // symbols still missing of each, at most MaxNeed, or 0 for the whole block
 }
+
+// AgeUnknown is the Age of a Want whose sender knows Seen from a tail mark only, or longer ago than an Age can say.
+const AgeUnknown = 1<<32 - 1
 
 // MaxNeed is the largest number of symbols that a Range can ask for.
 const MaxNeed = 1<<14 - 1
@@ -62,7 +66,8 @@ func (w *Want) Append(b []byte) []byte {
 	b = append(b, flags, byte(len(w.Ranges)))
 	b = binary.BigEndian.AppendUint32(b, w.Received)
 	b = binary.BigEndian.AppendUint32(b, w.Drops)
-	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, w.Age)
+	b = append(b, 0, 0, 0, 0)
 	for _, r := range w.Ranges {
 		b = binary.BigEndian.AppendUint32(b, r.Block)
 		b = binary.BigEndian.AppendUint16(b, r.Count)
@@ -90,6 +95,7 @@ func ParseWant(b []byte, w *Want) error {
 		Joined:   b[30]&1 != 0,
 		Received: binary.BigEndian.Uint32(b[32:]),
 		Drops:    binary.BigEndian.Uint32(b[36:]),
+		Age:      binary.BigEndian.Uint32(b[40:]),
 		Ranges:   w.Ranges[:0],
 	}
 	for i := range count {

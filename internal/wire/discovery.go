@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -82,13 +83,14 @@ type Offer struct {
 	Root      [32]byte
 	Group     netip.AddrPort // where its data is sent
 	Name      string
+	Signature []byte // of the image's descriptor, at most MaxSignature bytes; nil for none
 }
 
 // needsTLS is the flag of Welcome.TLS.
 const needsTLS = 1
 
 // Size is what the offer takes in a Welcome, in bytes.
-func (o *Offer) wireSize() int { return offerFixed + len(o.Name) }
+func (o *Offer) wireSize() int { return offerFixed + len(o.Name) + len(o.Signature) }
 
 // SplitOffers cuts offers into runs that fit one Welcome each.
 func SplitOffers(offers []Offer) [][]Offer {
@@ -129,9 +131,11 @@ func (w *Welcome) Append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint64(b, o.Size)
 		b = appendUint48(b, o.Revision)
 		b = appendUint48(b, uint64(o.Created))
-		b = append(b, 0, 0, 0, 0)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(o.Signature)))
+		b = append(b, 0, 0)
 		b = append(b, o.Root[:]...)
 		b = append(b, o.Name...)
+		b = append(b, o.Signature...)
 	}
 	return b
 }
@@ -157,14 +161,18 @@ func ParseWelcome(b []byte) (Welcome, error) {
 	}
 	b = b[welcomeFixed:]
 	for range count {
-		if len(b) < offerFixed || len(b) < offerFixed+int(b[4]) {
+		if len(b) < offerFixed {
 			return Welcome{}, fmt.Errorf("welcome: %w", ErrLength)
 		}
-		name := int(b[4])
-		if name > MaxName {
-			return Welcome{}, fmt.Errorf("welcome: name of %d bytes: %w", name, ErrValue)
+		name, signature := int(b[4]), int(binary.BigEndian.Uint16(b[44:]))
+		if name > MaxName || signature > MaxSignature {
+			return Welcome{}, fmt.Errorf("welcome: name of %d bytes, signature of %d: %w", name, signature, ErrValue)
 		}
-		w.Offers = append(w.Offers, Offer{
+		named := offerFixed + name
+		if len(b) < named+signature {
+			return Welcome{}, fmt.Errorf("welcome: %w", ErrLength)
+		}
+		o := Offer{
 			Handle:    binary.BigEndian.Uint16(b),
 			Algorithm: b[2],
 			BlockLog:  b[3],
@@ -173,9 +181,13 @@ func ParseWelcome(b []byte) (Welcome, error) {
 			Revision:  uint48(b[32:]),
 			Created:   int64(uint48(b[38:])),
 			Root:      [32]byte(b[48:80]),
-			Name:      string(b[offerFixed : offerFixed+name]),
-		})
-		b = b[offerFixed+name:]
+			Name:      string(b[offerFixed:named]),
+		}
+		if signature > 0 {
+			o.Signature = bytes.Clone(b[named : named+signature])
+		}
+		w.Offers = append(w.Offers, o)
+		b = b[named+signature:]
 	}
 	return w, nil
 }
@@ -260,4 +272,24 @@ func ParseAnnounce(b []byte) (Announce, error) {
 		})
 	}
 	return a, nil
+}
+
+// paddedSize is the length that most datagrams have which tell of images, before they are sealed: in a group with a key they pass
+// where the MTU is 1280, the least of IPv6.
+const paddedSize = 1160
+
+// SealedSize is the length that a control datagram is to be padded to before it is sealed, so that it does not tell how many images
+// there are.
+func SealedSize(b []byte) int {
+	t, err := TypeOf(b)
+	switch {
+	case err != nil || t != TypeAnnounce && t != TypeWelcome:
+		return len(b)
+	case t == TypeWelcome && (len(b) < welcomeFixed || b[7] == 0):
+		// Without offers it may go to an address that has not proved itself, and stays as small as the question.
+		return len(b)
+	case len(b) <= paddedSize:
+		return paddedSize
+	}
+	return MaxControlSize
 }

@@ -40,3 +40,5 @@ func FuzzWant(f *testing.F)     { fuzz(f, TypeWant) }
 func FuzzData(f *testing.F)     { fuzz(f, TypeData) }
 func FuzzAck(f *testing.F)      { fuzz(f, TypeAck) }
 func FuzzDeny(f *testing.F)     { fuzz(f, TypeDeny) }
+func FuzzCommand(f *testing.F)  { fuzz(f, TypeCommand) }
+func FuzzAnswer(f *testing.F)   { fuzz(f, TypeAnswer) }

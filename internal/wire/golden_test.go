@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// codec is a message with its two functions, so that one table holds all seven.
+// codec is a message with its two functions, so that one table holds all of them.
 type codec struct {
 	append func(any) []byte
 	parse  func([]byte) (any, error)
@@ -51,6 +51,14 @@ var codecs = map[Type]codec{
 	TypeDeny: {
 		func(v any) []byte { d := v.(Deny); return d.Append(nil) },
 		func(b []byte) (any, error) { return ParseDeny(b) },
+	},
+	TypeCommand: {
+		func(v any) []byte { c := v.(Command); return c.Append(nil) },
+		func(b []byte) (any, error) { return ParseCommand(b) },
+	},
+	TypeAnswer: {
+		func(v any) []byte { a := v.(Answer); return a.Append(nil) },
+		func(b []byte) (any, error) { return ParseAnswer(b) },
 	},
 }
 
@@ -102,14 +110,17 @@ var golden = []row{
 					Handle: 5, Algorithm: 1, BlockLog: 16, Size: 1 << 30, Revision: 7, Created: 1_700_000_000,
 					Root: [32]byte{0: 0x11, 31: 0x22}, Group: netip.MustParseAddrPort("239.1.2.3:10810"), Name: "usr",
 				},
-				{Handle: 6, Algorithm: 1, BlockLog: 12, Size: 1, Group: netip.MustParseAddrPort("[ff02::d]:10810"), Name: "a"},
+				{
+					Handle: 6, Algorithm: 1, BlockLog: 12, Size: 1, Group: netip.MustParseAddrPort("[ff02::d]:10810"), Name: "a",
+					Signature: []byte("signed"),
+				},
 			},
 		},
 		bytes: "444e 01 02  0003 01 02 00000004 0000000000000001 0000000000000002 2a39 02 01" +
 			"0005 01 10 03 00 2a3a 00000000000000000000ffffef010203 0000000040000000 000000000007 00006553f100 00000000" +
 			"11" + strings.Repeat("00", 30) + "22 757372" +
-			"0006 01 0c 01 00 2a3a ff02000000000000000000000000000d 0000000000000001 000000000000 000000000000 00000000" +
-			strings.Repeat("00", 32) + "61",
+			"0006 01 0c 01 00 2a3a ff02000000000000000000000000000d 0000000000000001 000000000000 000000000000 00060000" +
+			strings.Repeat("00", 32) + "61 7369676e6564",
 	},
 	{
 		name: "announce", typ: TypeAnnounce,
@@ -128,14 +139,14 @@ var golden = []row{
 	{
 		name: "want", typ: TypeWant,
 		value: Want{
-			Server: 3, Handle: 5, Epoch: 4, Cookie: 2, Time: 1_000_000, Seen: 70_000, Received: 69_990, Drops: 1, Joined: true,
+			Server: 3, Handle: 5, Epoch: 4, Cookie: 2, Time: 1_000_000, Seen: 70_000, Received: 69_990, Drops: 1, Age: 1500, Joined: true,
 			Ranges: []Range{
 				{Block: 813, Count: 16, Priority: ReadAhead},
 				{Block: 40, Count: 1, Priority: Bulk, Need: 3},
 			},
 		},
 		bytes: "444e 01 04  0003 0005 00000004 0000000000000002 000f4240 000000011170 01 02 00011166 00000001" +
-			"0000000000000000" + "0000032d 0010 4000" + "00000028 0001 8003",
+			"000005dc 00000000" + "0000032d 0010 4000" + "00000028 0001 8003",
 	},
 	{
 		name: "want of a block that somebody waits for", typ: TypeWant,
@@ -148,9 +159,9 @@ var golden = []row{
 	},
 	{
 		name: "want that is a report only", typ: TypeWant,
-		value: Want{Server: 3, Handle: 5, Epoch: 4, Cookie: 2, Time: 9, Seen: MaxSeq, Joined: true},
+		value: Want{Server: 3, Handle: 5, Epoch: 4, Cookie: 2, Time: 9, Seen: MaxSeq, Age: AgeUnknown, Joined: true},
 		bytes: "444e 01 04  0003 0005 00000004 0000000000000002 00000009 ffffffffffff 01 00 00000000 00000000" +
-			"0000000000000000",
+			"ffffffff 00000000",
 	},
 	{
 		name: "want of all that a field can hold, before anything was heard", typ: TypeWant,
@@ -196,6 +207,21 @@ var golden = []row{
 		name: "deny", typ: TypeDeny,
 		value: Deny{Server: 3, Handle: 5, Epoch: 4, Time: 1_000_000, Reason: DenyCookie, Cookie: 0xc00c1e},
 		bytes: "444e 01 07  0003 0005 00000004 000f4240 01 000000 0000000000c00c1e 00000000",
+	},
+	{
+		name: "command", typ: TypeCommand,
+		value: Command{ID: 0x0102030405060708, Challenge: 0x1112131415161718, Verb: VerbWithdraw, Part: 1, Name: "usr"},
+		bytes: "444e 01 0a  0102030405060708 1112131415161718 04 03 0001 757372",
+	},
+	{
+		name: "challenge", typ: TypeAnswer,
+		value: Answer{ID: 0x0102030405060708, Challenge: 0x1112131415161718, Text: []byte{}},
+		bytes: "444e 01 0b  0102030405060708 1112131415161718 00 00 0000 0000 0000",
+	},
+	{
+		name: "answer", typ: TypeAnswer,
+		value: Answer{ID: 1, Challenge: 2, Outcome: OutcomeFailed, Part: 1, Parts: 2, Text: []byte("no such image")},
+		bytes: "444e 01 0b  0000000000000001 0000000000000002 03 00 0001 0002 000d 6e6f207375636820696d616765",
 	},
 }
 

@@ -88,12 +88,22 @@ func TestValuesOutOfRangeAreRefused(t *testing.T) {
 		{"hello with a name of 129 bytes", "hello by name and revision", 21, "81", ErrValue},
 		{"welcome that is part 2 of 2, from 0", "welcome with two offers", 6, "02", ErrValue},
 		{"welcome with more offers than bytes", "welcome with two offers", 30, "03", ErrLength},
-		{"welcome with a name of 129 bytes", "welcome with two offers", 32 + 4, "81", ErrLength},
+		{"welcome with a name of 129 bytes", "welcome with two offers", 32 + 4, "81", ErrValue},
+		{"welcome with a name beyond its end", "welcome with two offers", 32 + 83 + 4, "80", ErrLength},
+		{"welcome with a signature beyond its end", "welcome with two offers", 32 + 83 + 44, "0400", ErrLength},
+		{"welcome with a signature of 1025 bytes", "welcome with two offers", 32 + 83 + 44, "0401", ErrValue},
 		{"announce with more images than bytes", "announce", 7, "03", ErrLength},
 		{"want with more ranges than bytes", "want", 31, "03", ErrLength},
 		{"want of no blocks", "want", 48 + 4, "0000", ErrValue},
 		{"data of 0 symbols with a payload", "data", 26, "0000", ErrLength},
 		{"data of 46 symbols without a payload", "tail mark", 26, "002e", ErrLength},
+		{"command of no verb", "command", 20, "00", ErrValue},
+		{"command of a fifth verb", "command", 20, "05", ErrValue},
+		{"command with a name longer than it", "command", 21, "04", ErrLength},
+		{"command with a name of 129 bytes", "command", 21, "81", ErrValue},
+		{"answer with a fifth outcome", "answer", 20, "04", ErrValue},
+		{"answer that is part 2 of 2, from 0", "answer", 22, "0002", ErrValue},
+		{"answer with more text than bytes", "answer", 26, "000e", ErrLength},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i := slices.IndexFunc(golden, func(r row) bool { return r.name == c.row })
@@ -122,7 +132,7 @@ func TestOffersAreSplitSoThatEachWelcomeFits(t *testing.T) {
 	for n := range 40 {
 		offers := make([]Offer, n)
 		for i := range offers {
-			offers[i] = Offer{Handle: uint16(i), Name: strings.Repeat("n", 1+(i*37)%MaxName)}
+			offers[i] = Offer{Handle: uint16(i), Name: strings.Repeat("n", 1+(i*37)%MaxName), Signature: make([]byte, i*331%(MaxSignature+1))}
 		}
 		next := 0
 		for _, run := range SplitOffers(offers) {
@@ -146,7 +156,9 @@ func TestOffersAreSplitSoThatEachWelcomeFits(t *testing.T) {
 func TestTheLargestControlDatagramsFit(t *testing.T) {
 	w := Want{Ranges: slices.Repeat([]Range{{Count: 1}}, MaxWantRanges)}
 	a := Announce{Images: make([]AnnouncedImage, MaxAnnounced)}
-	for _, b := range [][]byte{w.Append(nil), a.Append(nil)} {
+	o := Welcome{Offers: []Offer{{Name: strings.Repeat("n", MaxName), Signature: make([]byte, MaxSignature)}}}
+	answer := Answer{Parts: 1, Text: make([]byte, MaxAnswerText)}
+	for _, b := range [][]byte{w.Append(nil), a.Append(nil), o.Append(nil), answer.Append(nil)} {
 		if len(b) > MaxControlSize {
 			t.Errorf("type %d: %d bytes, %d at most", b[3], len(b), MaxControlSize)
 		}

@@ -32,14 +32,21 @@ const (
 	TypeData     Type = 5 // server to data group: one symbol of a block
 	TypeAck      Type = 6 // server to client: your WANT arrived, and when to expect its blocks
 	TypeDeny     Type = 7 // server to client: no, because
+
+	TypeSealedServer Type = 8 // any of them that a server sent, sealed with the group's key; see package seal
+	TypeSealedClient Type = 9 // any of them that a client sent
+
+	TypeCommand Type = 10 // operator to server: do this
+	TypeAnswer  Type = 11 // server to operator: done
 )
 
 // Sizes in bytes.
 const (
 	prefixSize = 4
 
-	HelloSize      = 192 // fixed, padded, so that the answer to an unproven address is never larger
-	MaxName        = 128 // of an image
+	HelloSize      = 192  // fixed, padded, so that the answer to an unproven address is never larger
+	MaxName        = 128  // of an image
+	MaxSignature   = 1024 // of an image's descriptor: an offer with it fits a datagram
 	welcomeFixed   = 32
 	offerFixed     = 80
 	announceFixed  = 32

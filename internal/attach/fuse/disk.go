@@ -24,10 +24,9 @@ const (
 
 // disk is a file system with one file, the bytes of a device.
 type disk struct {
-	fuse.RawFileSystem // answers ENOSYS to everything that is not below
-	dev                block.Lower
+	fuse.RawFileSystem             // answers ENOSYS to everything that is not below
+	dev                block.Lower // of whole sectors: a loop device ignores what is beyond the last one
 	writable           bool
-	size               int64 // of the file, in bytes
 	made               time.Time
 
 	// ctx ends when all requests are to fail; cancel ends it.
@@ -38,9 +37,8 @@ type disk struct {
 func newDisk(dev block.Device) *disk {
 	d := &disk{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		dev:           block.Lower{Device: dev},
+		dev:           block.Lower{Device: sectors.Whole(dev)},
 		writable:      writable(dev),
-		size:          sectors.Round(dev.Size()), // a loop device ignores what is beyond the last whole sector
 		made:          time.Now(),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -56,7 +54,7 @@ func (d *disk) attributes(node uint64, a *fuse.Attr) fuse.Status {
 	case fuse.FUSE_ROOT_ID:
 		*a = fuse.Attr{Mode: syscall.S_IFDIR | 0o500, Nlink: 2}
 	case diskNode:
-		*a = fuse.Attr{Mode: syscall.S_IFREG | 0o400, Nlink: 1, Size: uint64(d.size), Blocks: uint64(d.size / 512)}
+		*a = fuse.Attr{Mode: syscall.S_IFREG | 0o400, Nlink: 1, Size: uint64(d.dev.Size()), Blocks: uint64(d.dev.Size() / 512)}
 		if d.writable {
 			a.Mode |= 0o200
 		}
@@ -117,24 +115,18 @@ func (d *disk) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryLis
 // StatFs implements fuse.RawFileSystem.
 func (d *disk) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	out.Bsize, out.Frsize, out.NameLen = 4096, sectors.Sector, 255
-	out.Blocks = uint64(d.size / sectors.Sector)
+	out.Blocks = uint64(d.dev.Size() / sectors.Sector)
 	return fuse.OK
 }
 
 // Read implements fuse.RawFileSystem. Each runs on a goroutine of its own. interrupted is closed when the process that
 // waits for the read got a signal.
 func (d *disk) Read(interrupted <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	if in.Offset >= uint64(d.size) {
-		return fuse.ReadResultData(nil), fuse.OK
-	}
-	off := int64(in.Offset)
-	buf = buf[:min(int64(len(buf)), int64(in.Size), d.size-off)]
-	within := int(min(max(d.dev.Size()-off, 0), int64(len(buf))))
-	clear(buf[within:])
-
+	off, n := d.within(in.Offset, min(uint64(in.Size), uint64(len(buf))))
+	buf = buf[:n]
 	ctx, over := d.request(interrupted)
 	defer over()
-	if err := d.dev.ReadAt(ctx, buf[:within], off); err != nil {
+	if err := d.dev.ReadAt(ctx, buf, off); err != nil {
 		return nil, status(err)
 	}
 	return fuse.ReadResultData(buf), fuse.OK

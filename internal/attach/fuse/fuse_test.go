@@ -574,7 +574,7 @@ func TestLeftoversInUseAreKept(t *testing.T) {
 func TestWhatEndedWithItsProcessIsNotResumed(t *testing.T) {
 	p := newSpot(t)
 	_, err := New(p.dir).Attach(t.Context(), blocktest.NewMemory(random(4096)), attach.Options{Device: p.device, Resume: true})
-	if err == nil || !strings.Contains(err.Error(), "attach it again") {
+	if !errors.Is(err, attach.ErrNothingLeft) {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(p.device); !errors.Is(err, os.ErrNotExist) {

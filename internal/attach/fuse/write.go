@@ -3,7 +3,6 @@
 package fuse
 
 import (
-	"bytes"
 	"context"
 	"syscall"
 
@@ -31,14 +30,9 @@ func (d *disk) Write(interrupted <-chan struct{}, in *fuse.WriteIn, data []byte)
 	if !d.writable {
 		return 0, fuse.EROFS
 	}
-	off, n := d.within(in.Offset, uint64(len(data)))
-	// What pads the device to whole sectors reads as zero, and stays so.
-	if len(bytes.TrimLeft(data[n:], "\x00")) > 0 {
-		return 0, fuse.Status(syscall.ENOSPC)
-	}
 	ctx, over := d.request(interrupted)
 	defer over()
-	if err := d.dev.WriteAt(ctx, data[:n], off, false); err != nil {
+	if err := d.dev.WriteAt(ctx, data, int64(in.Offset), false); err != nil {
 		return 0, status(err)
 	}
 	return uint32(len(data)), fuse.OK

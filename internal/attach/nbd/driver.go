@@ -85,9 +85,7 @@ func (d *Driver) Attach(ctx context.Context, dev block.Device, o attach.Options)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if dev.Size()%sectors.Sector != 0 {
-		dev = sectors.Whole(block.ReadOnly(dev))
-	}
+	dev = sectors.Whole(dev)
 	p, err := newPairs(dev, o.Log)
 	if err != nil {
 		return nil, err

@@ -48,7 +48,7 @@ func leftover(c *claim.Claim) (k nbdkernel.Device, found bool, err error) {
 func (d *device) resume(left nbdkernel.Device, found bool, p plan) error {
 	switch {
 	case !found:
-		return errors.New("resume: nothing is there that driver nbd attached and that lost its process; attach it anew")
+		return fmt.Errorf("resume: by driver nbd, %w", attach.ErrNothingLeft)
 	case left.Backend != d.backend:
 		return fmt.Errorf("resume: something else is attached there: %s", strings.TrimPrefix(left.Backend, owner(d.claim.Device())))
 	case left.Size != p.size/int64(p.blockSize)*int64(p.blockSize):

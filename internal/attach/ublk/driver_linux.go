@@ -96,7 +96,7 @@ func resume(ctx context.Context, config ublk.Config, c *claim.Claim, id string) 
 	case err != nil:
 		return nil, err
 	case left == nil:
-		return nil, errors.New("resume: nothing is there that driver ublk attached and that lost its process; attach it anew")
+		return nil, fmt.Errorf("resume: by driver ublk, %w", attach.ErrNothingLeft)
 	case was.ID != id:
 		return nil, fmt.Errorf("resume: something else is attached there: %s", was.ID)
 	}

@@ -1,0 +1,111 @@
+package sim
+
+import (
+	"slices"
+	"time"
+)
+
+// readsAtOnce is how far back a read may depend on another.
+const readsAtOnce = 64
+
+// Replay is a member of a crowd that reads what a Trace says.
+type Replay struct {
+	*Member
+	Ended   time.Time                    // when all was read
+	Took    func(r int, d time.Duration) // is told how long each read took that had to wait
+	trace   *Trace
+	next    int                    // read that has not begun
+	ends    [readsAtOnce]time.Time // of the last reads, zero while they go on
+	begun   [readsAtOnce]time.Time
+	waiting []waiting
+	due     time.Time // of the event that will go on
+}
+
+// waiting is a read that needs a block.
+type waiting struct {
+	read  int
+	block uint32
+}
+
+// Replay lets a member read what a trace says, from now on. took, which may be nil, is told of each read that had to wait.
+func (m *Member) Replay(t *Trace, took func(read int, d time.Duration)) *Replay {
+	r := &Replay{Member: m, trace: t, Took: took}
+	m.OnBlock = r.got
+	r.advance()
+	return r
+}
+
+// advance begins reads until one has to wait, or is not due yet. What is here needs no event: it will still be here.
+func (r *Replay) advance() {
+	now := r.crowd.world.now
+	for r.next < len(r.trace.Reads) {
+		read := &r.trace.Reads[r.next]
+		begin := r.Joined
+		if read.After >= 0 {
+			if begin = r.ends[read.After%readsAtOnce]; begin.IsZero() {
+				return // it goes on when that has ended
+			}
+		}
+		begin = begin.Add(read.Think)
+		if before := r.begun[(r.next+readsAtOnce-1)%readsAtOnce]; before.After(begin) {
+			begin = before
+		}
+		lacks := slices.ContainsFunc(read.Blocks, func(b uint32) bool { return !r.Has(b) })
+		if lacks && begin.After(now) {
+			r.resume(begin)
+			return
+		}
+		at := r.next % readsAtOnce
+		r.begun[at], r.ends[at] = begin, begin
+		r.next++
+		if lacks {
+			r.ends[at] = time.Time{}
+			for _, b := range read.Blocks {
+				if !r.Has(b) {
+					r.waiting = append(r.waiting, waiting{r.next - 1, b})
+				}
+			}
+			r.Read(read.Blocks)
+		}
+	}
+	if len(r.waiting) == 0 && r.Ended.IsZero() {
+		r.Ended = r.ends[(r.next-1)%readsAtOnce]
+	}
+}
+
+func (r *Replay) resume(at time.Time) {
+	if !r.due.Equal(at) {
+		r.due = at
+		r.crowd.world.At(at, func() {
+			if r.due.Equal(at) {
+				r.due = time.Time{}
+				r.advance()
+			}
+		})
+	}
+}
+
+// got ends the reads that waited for a block alone.
+func (r *Replay) got(block uint32) {
+	now := r.crowd.world.now
+	ended := false
+	for i := 0; i < len(r.waiting); i++ {
+		w := r.waiting[i]
+		if w.block != block {
+			continue
+		}
+		r.waiting = slices.Delete(r.waiting, i, i+1)
+		i--
+		if slices.ContainsFunc(r.waiting, func(x waiting) bool { return x.read == w.read }) {
+			continue
+		}
+		at := w.read % readsAtOnce
+		r.ends[at], ended = now, true
+		if r.Took != nil {
+			r.Took(w.read, now.Sub(r.begun[at]))
+		}
+	}
+	if ended {
+		r.advance()
+	}
+}
