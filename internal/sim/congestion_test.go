@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"testing"
 	"time"
-
-	"github.com/dnbd/dnbd/internal/wire"
 )
 
 // step is the grain of what is looked at here.
@@ -75,25 +73,6 @@ func TestAServerFillsItsOwnPortWithinHalfASecond(t *testing.T) {
 	if used < fullUse {
 		t.Error("the port is not used")
 	}
-}
-
-// A server of which little is asked, now and then, in bursts that its port takes a while to send, does not take that for what passes.
-func TestTheRateOfAServerThatRestsDoesNotSink(t *testing.T) {
-	const rate = 100e6
-	seeds(t, 3, func(t *testing.T, seed uint64) {
-		r := newRoom(t, seed, 64<<20, 64<<10)
-		s := r.serveOver(Link{Rate: rate, Delay: lan})
-		c := r.join(Link{Loss: 0.01})
-		for block := uint32(0); block+8 < c.image.Total(); block += 8 {
-			for i := range uint32(8) {
-				c.Read(block+i, wire.Demand)
-			}
-			r.wait(200 * time.Millisecond)
-		}
-		if got := float64(s.Sender.Stats().Rate); got < rate/2 {
-			t.Errorf("the rate is %.1f Mbit/s, the port carries %v", got/1e6, rate/1e6)
-		}
-	})
 }
 
 func TestTheRateFollowsALinkThatHalvesAndDoubles(t *testing.T) {
