@@ -48,7 +48,7 @@ func (s *Sender) NextBurst(now time.Time) *Burst {
 		return tail
 	}
 	if !s.hasReady() {
-		s.pace.actual.idle()
+		s.pace.actual.idle(now)
 		return nil
 	}
 	if ok, _ := s.pace.ready(now); !ok {

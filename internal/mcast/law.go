@@ -88,7 +88,9 @@ func (l *law) sample(now time.Time, s sample, clients int, train time.Duration) 
 	// A loss counted over so many symbols has this standard deviation, or a larger one where losses come in rows. Three of them are chance.
 	deviation := max(math.Sqrt(m.loss*(1-m.loss)/float64(m.symbols)), 1.25*l.noise)
 	standing := m.queue > target/4
-	if l.standing = standing && l.standing; l.standing {
+	if l.standing = standing && l.standing; m.arrival == 0 {
+		// Nothing is known of what passes.
+	} else if l.standing {
 		l.passing += (l.through(m) - l.passing) / 4
 		l.capacity = max(l.passing, l.capacity*(1-float64(now.Sub(l.stepped))/float64(capacityAge)))
 	} else if standing {

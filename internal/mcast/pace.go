@@ -77,11 +77,13 @@ type throughput struct {
 	busy  bool
 	since time.Time
 	bytes int
+	rest  time.Duration // in which there was nothing to send, until quiet
+	quiet time.Time     // since when that is so; zero while it is not
 }
 
 func (t *throughput) add(now time.Time, n int) {
 	if !t.busy {
-		*t = throughput{rate: t.rate, busy: true, since: now}
+		*t = throughput{rate: t.rate, busy: true, since: now, rest: t.rested(now)}
 	}
 	if d := now.Sub(t.since); d >= throughputSpan {
 		rate := float64(t.bytes) * 8 / d.Seconds()
@@ -94,8 +96,20 @@ func (t *throughput) add(now time.Time, n int) {
 	t.bytes += n
 }
 
-// idle says that there was nothing to send for a while.
-func (t *throughput) idle() { t.busy = false }
+// idle says that there is nothing to send.
+func (t *throughput) idle(now time.Time) {
+	if t.quiet.IsZero() {
+		t.busy, t.quiet = false, now
+	}
+}
+
+// rested is for how long there has been nothing to send so far.
+func (t *throughput) rested(now time.Time) time.Duration {
+	if t.quiet.IsZero() {
+		return t.rest
+	}
+	return t.rest + now.Sub(t.quiet)
+}
 
 // sample takes in what one of so many clients told.
 func (p *pacer) sample(now time.Time, s sample, clients int) {

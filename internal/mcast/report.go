@@ -18,6 +18,8 @@ const (
 	// longestPath is how much of the delay may be the path's own. Multicast stays on the local network; more means that the queue was
 	// there before we were.
 	longestPath = 5 * time.Millisecond
+	// mostRest is the part of a stretch's time in which the server may have had nothing to send for what arrived to say what can.
+	mostRest = 0.1
 )
 
 // report is what one client told of one stream.
@@ -25,8 +27,9 @@ type report struct {
 	begun    bool
 	seen     uint64
 	received uint32
-	arrived  uint32 // when number seen did, by the client's clock in microseconds
-	timed    bool   // arrived means something
+	arrived  uint32        // when number seen did, by the client's clock in microseconds
+	timed    bool          // arrived means something
+	rested   time.Duration // for how long the server had had nothing to send by then
 	loss     float64
 	at       time.Time
 	delay    time.Duration // at that time; 0 if it is not known
@@ -38,14 +41,15 @@ type sample struct {
 	after   uint64 // number of the symbol before its first
 	symbols int
 	loss    float64
-	arrival float64       // symbols a second that arrived, 0 if it is not known
+	arrival float64       // symbols a second that arrived, 0 if it is not known or the server had nothing to send meanwhile
 	delay   time.Duration // from when its last symbol was sent until we heard that it arrived, 0 if it is not known
 	queue   time.Duration // by how much that is more than the least of late
 }
 
 // update takes a client's report in. The symbol with the number that it has seen was sent at a time, zero if that is not known. It
-// returns what the report says of the stretch since the last one, if that is long enough to say something.
-func (r *report) update(now time.Time, w *wire.Want, sent time.Time) (sample, bool) {
+// returns what the report says of the stretch since the last one, if that is long enough to say something. Rested is for how long the
+// server has had nothing to send so far.
+func (r *report) update(now time.Time, w *wire.Want, sent time.Time, rested time.Duration) (sample, bool) {
 	timed := w.Age != wire.AgeUnknown
 	arrived := w.Time - w.Age
 	delay := time.Duration(0)
@@ -55,7 +59,7 @@ func (r *report) update(now time.Time, w *wire.Want, sent time.Time) (sample, bo
 	}
 	note := func() {
 		r.seen, r.received, r.at = w.Seen, w.Received, now
-		r.arrived, r.timed, r.delay = arrived, timed, delay
+		r.arrived, r.timed, r.delay, r.rested = arrived, timed, delay, rested
 	}
 	if !r.begun || w.Seen < r.seen || w.Seen-r.seen > 1<<24 || int32(w.Received-r.received) < 0 {
 		r.begun = true
@@ -70,7 +74,7 @@ func (r *report) update(now time.Time, w *wire.Want, sent time.Time) (sample, bo
 	s.loss = 1 - float64(got)/float64(s.symbols)
 	r.loss += (s.loss - r.loss) * min(float64(s.symbols)/lossSpan, 1)
 
-	if us := int32(arrived - r.arrived); timed && r.timed && us > 0 {
+	if us := int32(arrived - r.arrived); timed && r.timed && us > 0 && (rested-r.rested).Seconds() <= mostRest*now.Sub(r.at).Seconds() {
 		s.arrival = float64(got) / (float64(us) / 1e6)
 	}
 	if delay > 0 && r.delay > 0 {

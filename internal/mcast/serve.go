@@ -140,7 +140,7 @@ func (s *Sender) hear(now time.Time, p *peer, e *export, w *wire.Want) {
 		r = &report{}
 		p.reports[w.Handle] = r
 	}
-	if sample, ok := r.update(now, w, e.departed(w.Seen)); ok {
+	if sample, ok := r.update(now, w, e.departed(w.Seen), s.pace.actual.rested(now)); ok {
 		sample.arrival *= float64(e.layout(0).size+wire.DataHeaderSize+frameOverhead) * 8
 		if sample.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
 			s.pace.sample(now, sample, s.sched.live)
