@@ -49,6 +49,7 @@ dnbd_parse() {
 		dnbd_fail "$dnbd_word on the kernel's command line names no image: write dnbd=GROUP:IMAGE or nbdroot=SERVER,EXPORT"
 		return
 	}
+	set -f # a * is no file here
 	for x in $(echo "$dnbd_options" | tr , ' '); do
 		case $x in
 		overlay=*)
@@ -59,6 +60,7 @@ dnbd_parse() {
 		esac
 		dnbd_flags="$dnbd_flags --$x"
 	done
+	set +f
 	case $dnbd_overlay in
 	memory | none) ;;
 	*) dnbd_fail "overlay=$dnbd_overlay in dnbd= on the kernel's command line: there are memory and none" ;;

@@ -17,7 +17,7 @@ func FuzzDnbdOnTheCommandLine(f *testing.F) {
 	} {
 		f.Add(word)
 	}
-	script, err := filepath.Abs("initramfs-tools/scripts/dnbd")
+	script, err := filepath.Abs("dnbd-root.sh")
 	if err != nil {
 		f.Fatal(err)
 	}
