@@ -47,15 +47,15 @@ test: ## all tests; installs the Debian packages that they need
 	@failed=; \
 	$(GO) test -race -timeout 8m $$($(GO) list ./... | grep -v -e /cmd/ -e /e2e -e /internal/sim) || failed=1; \
 	$(GO) test -timeout 8m $(PLAIN) || failed=1; \
-	$(GO) test -timeout 20m ./e2e/vm/... || { echo "Emulated machines fail at times because of the host; once more:"; \
-		$(GO) test -count 1 -timeout 20m ./e2e/vm/...; } || failed=1; \
+	$(GO) test -timeout 40m ./e2e/vm/... || { echo "Emulated machines fail at times because of the host; once more:"; \
+		$(GO) test -count 1 -timeout 40m ./e2e/vm/...; } || failed=1; \
 	[ -z "$$failed" ]
 
 test-vm: ## the tests in virtual machines alone, with the kernels of Debian 12 and its backports
 	scripts/install-deps.sh test
 	scripts/fetch-kernels.sh
 	scripts/build-userland.sh
-	$(GO) test -count 1 -timeout 20m -v ./e2e/vm/...
+	$(GO) test -count 1 -timeout 40m -v ./e2e/vm/...
 
 vm: ## a shell in a virtual machine; KERNEL=bookworm for Linux 6.1, IMAGE=FILE to serve one to it
 	scripts/install-deps.sh vm
