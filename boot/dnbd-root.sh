@@ -134,7 +134,7 @@ dnbd_attach() {
 	esac
 	# The root has to stay in memory, as swap has.
 	# shellcheck disable=SC2086 # a list of flags
-	@dnbd attach --foreground --swap $dnbd_patience $dnbd_flags "$dnbd_image" /dev/dnbd-root >"$dnbd_dir/device" </dev/null 2>/dev/console &
+	@dnbd attach --foreground --lock-memory $dnbd_patience $dnbd_flags "$dnbd_image" /dev/dnbd-root >"$dnbd_dir/device" </dev/null 2>/dev/console &
 	# The first line, or the end of the process.
 	read -r dnbd_device <"$dnbd_dir/device" || dnbd_fail "$dnbd_image cannot be attached; the line above says why"
 }
