@@ -5,6 +5,7 @@ package vm_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dnbd/dnbd/e2e/lab"
 	"github.com/dnbd/dnbd/e2e/vm"
@@ -208,6 +210,25 @@ func TestABootThatFailsSaysWhy(t *testing.T) {
 	})
 }
 
+// answer types until the console says what follows: what is typed while a console is being set up gets lost.
+func answer(ctx context.Context, t *testing.T, g *vm.Guest, text, then string) {
+	t.Helper()
+	for {
+		if err := g.Type(text); err != nil {
+			t.Fatal(err)
+		}
+		patience, cancel := context.WithTimeout(ctx, 20*time.Second)
+		err := g.AwaitConsole(patience, then)
+		cancel()
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestABootWithoutAnAddressOffersAShell(t *testing.T) {
 	vm.Need(t)
 	userland(t)
@@ -216,19 +237,13 @@ func TestABootWithoutAnAddressOffersAShell(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 		defer cancel()
 		g := diskless(t, lab.ForTest(t, lab.Options{VMs: 1}), tool, "dnbd=:debian dnbd.wait=5 panic=")
-		for _, step := range []struct{ await, answer string }{
-			{"dnbd: no root: there is no network", ""},
-			{"s: shell; nothing: reboot in 60 s", "s\n"},
-			{"(dnbd) ", "echo its-$((6*7)); exit\n"},
-			{"its-42", ""},
-		} {
-			if err := g.AwaitConsole(ctx, step.await); err != nil {
-				t.Fatal(err)
-			}
-			if err := g.Type(step.answer); err != nil {
+		for _, text := range []string{"dnbd: no root: there is no network", "s: shell; nothing: reboot in 60 s"} {
+			if err := g.AwaitConsole(ctx, text); err != nil {
 				t.Fatal(err)
 			}
 		}
+		answer(ctx, t, g, "s\n", "(dnbd) ")
+		answer(ctx, t, g, "echo its-$((6*7)); exit\n", "its-42")
 		// It has tried again.
 		await(t, "there is another choice", func() bool { return strings.Count(g.Console(), "s: shell; nothing") == 2 })
 		if err := g.Type("r\n"); err != nil {
