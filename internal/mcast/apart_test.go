@@ -9,11 +9,7 @@ import (
 )
 
 func TestWhatNobodyElseWantsIsLeftToTheOwner(t *testing.T) {
-	i := newTestImage(1000<<12, 4<<10)
-	s := newTestSender(1, i)
-	r := newTestReceiver(i)
-	now := epoch
-	meetServer(t, r, s, now, 1)
+	r, s, now := newTestPair(t, 1000)
 	all := func(uint32) bool { return true }
 	lacks := func(when string, want ...uint32) {
 		t.Helper()
@@ -64,11 +60,7 @@ func TestWhatNobodyElseWantsIsLeftToTheOwner(t *testing.T) {
 }
 
 func TestWhatWasOverheardAndReadIsNoted(t *testing.T) {
-	i := newTestImage(1000<<12, 4<<10)
-	s := newTestSender(1, i)
-	r := newTestReceiver(i)
-	now := epoch
-	meetServer(t, r, s, now, 1)
+	r, s, now := newTestPair(t, 1000)
 	other := s.peer(now, addr(8))
 	e := s.exports[1]
 	for block := range uint32(20) {

@@ -30,11 +30,7 @@ func converse(r *Receiver, s *Sender, now *time.Time, d time.Duration) (asked in
 }
 
 func TestGrantsWithoutDataMakeAReceiverDeafAndDataEndsIt(t *testing.T) {
-	i := newTestImage(100<<12, 4<<10)
-	s := newTestSender(1, i)
-	r := newTestReceiver(i)
-	now := epoch
-	meetServer(t, r, s, now, 1)
+	r, s, now := newTestPair(t, 100)
 	converse(r, s, &now, 10*time.Second)
 	if r.Deaf() {
 		t.Error("deaf without having asked for anything")
@@ -56,11 +52,7 @@ func TestGrantsWithoutDataMakeAReceiverDeafAndDataEndsIt(t *testing.T) {
 
 // A network whose multicast comes and goes is left for longer each time, and one that has become steady is trusted again.
 func TestAReceiverThatIsDeafAgainAndAgainReturnsLater(t *testing.T) {
-	i := newTestImage(100<<12, 4<<10)
-	s := newTestSender(1, i)
-	r := newTestReceiver(i)
-	now := epoch
-	meetServer(t, r, s, now, 1)
+	r, s, now := newTestPair(t, 100)
 	r.Want(now, 3, wire.Demand)
 	seq := uint64(0)
 	// flap lets data fail to arrive until the receiver is deaf, and arrive until it is not, and returns how long it was.
@@ -104,11 +96,7 @@ func TestAReceiverThatIsDeafAgainAndAgainReturnsLater(t *testing.T) {
 }
 
 func TestASilentServerDoesNotMakeAReceiverDeaf(t *testing.T) {
-	i := newTestImage(100<<12, 4<<10)
-	s := newTestSender(1, i)
-	r := newTestReceiver(i)
-	now := epoch
-	meetServer(t, r, s, now, 1)
+	r, _, now := newTestPair(t, 100)
 	r.Want(now, 3, wire.Demand)
 	for range 1000 {
 		now = now.Add(5 * time.Millisecond)
@@ -121,11 +109,7 @@ func TestASilentServerDoesNotMakeAReceiverDeaf(t *testing.T) {
 }
 
 func TestAReceiverThatSparesTheGroupAsksForABlockASecond(t *testing.T) {
-	i := newTestImage(1000<<12, 4<<10)
-	s := newTestSender(1, i)
-	r := newTestReceiver(i)
-	now := epoch
-	meetServer(t, r, s, now, 1)
+	r, s, now := newTestPair(t, 1000)
 	r.Spare(true)
 	for block := range uint32(200) {
 		r.Want(now, block, wire.Demand)

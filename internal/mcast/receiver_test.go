@@ -8,6 +8,15 @@ import (
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
+// newTestPair returns a Receiver and a Sender, number 1, of an image of so many blocks of 4 KiB, that have met, and the time.
+func newTestPair(t *testing.T, blocks int64) (r *Receiver, s *Sender, now time.Time) {
+	t.Helper()
+	i := newTestImage(blocks<<12, 4<<10)
+	r, s, now = newTestReceiver(i), newTestSender(1, i), epoch
+	meetServer(t, r, s, now, 1)
+	return r, s, now
+}
+
 // meetServer lets a Receiver at addr(9) find a Sender at addr(id).
 func meetServer(t *testing.T, r *Receiver, s *Sender, now time.Time, id byte) *replica {
 	t.Helper()
