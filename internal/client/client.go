@@ -182,7 +182,7 @@ func (c *Client) input(conn *udp.Conn, m *udp.Message, datagrams [][]byte) {
 	c.mu.Lock()
 	control := false
 	for _, b := range datagrams {
-		c.rx.Input(now, m.From, b)
+		c.rx.InputLate(now, m.Arrived, m.From, b)
 		control = control || len(b) > 3 && wire.Type(b[3]) != wire.TypeData
 	}
 	if control {

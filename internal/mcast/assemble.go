@@ -9,7 +9,7 @@ import (
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
-func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
+func (r *Receiver) data(now, arrived time.Time, from netip.AddrPort, b []byte) error {
 	var d wire.Data
 	payload, err := wire.ParseData(b, &d)
 	if err != nil {
@@ -19,7 +19,7 @@ func (r *Receiver) data(now time.Time, from netip.AddrPort, b []byte) error {
 	if d.K == 0 {
 		n = 0
 	}
-	p := r.note(now, from, &d, n)
+	p := r.note(now, arrived, from, &d, n)
 	if p == nil || n == 0 {
 		return nil
 	}
@@ -83,7 +83,7 @@ func (r *Receiver) place(now time.Time, p *replica, d *wire.Data, payload []byte
 
 // note takes in what symbols tell of their stream, n of them up to d or, with 0, a tail mark. It returns the server that sent them, if it
 // is one of ours.
-func (r *Receiver) note(now time.Time, from netip.AddrPort, d *wire.Data, n uint64) *replica {
+func (r *Receiver) note(now, arrived time.Time, from netip.AddrPort, d *wire.Data, n uint64) *replica {
 	p := r.stream(from.Addr(), d.Server, d.Epoch)
 	if p == nil {
 		r.stranger(now)
@@ -98,7 +98,7 @@ func (r *Receiver) note(now time.Time, from netip.AddrPort, d *wire.Data, n uint
 		p.reportAt = now.Add(r.reportPeriod() - reportMin) // the server learns how long the way is before it is crowded
 	}
 	if p.stream.pass(d.Seq) && n > 0 {
-		p.stream.arrived = now
+		p.stream.arrived = arrived
 	}
 	if n > 0 {
 		p.fed = now
@@ -116,7 +116,7 @@ func (r *Receiver) note(now time.Time, from netip.AddrPort, d *wire.Data, n uint
 // Skim takes in n symbols of blocks that the Receiver does not keep, the last of them d's, at once: for an owner that looks at symbols
 // itself, as a simulation of many clients does.
 func (r *Receiver) Skim(now time.Time, from netip.AddrPort, d *wire.Data, n uint64) {
-	r.note(now, from, d, n)
+	r.note(now, now, from, d, n)
 }
 
 // Run takes in up to 64 symbols of one block at once, whose numbers, indexes and counts of what is left follow each other: for the owner of
@@ -131,7 +131,7 @@ func (r *Receiver) Run(now time.Time, from netip.AddrPort, d wire.Data, arrived 
 		return x
 	}
 	last := at(63 - bits.LeadingZeros64(arrived))
-	p := r.note(now, from, &last, uint64(bits.OnesCount64(arrived)))
+	p := r.note(now, now, from, &last, uint64(bits.OnesCount64(arrived)))
 	if p == nil {
 		return
 	}

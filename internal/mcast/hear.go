@@ -9,15 +9,20 @@ import (
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
-// Input takes one datagram that arrived. It does not keep b. After a batch of them the owner calls Step.
+// Input takes one datagram that arrives now. It does not keep b. After a batch of them the owner calls Step.
 func (r *Receiver) Input(now time.Time, from netip.AddrPort, b []byte) {
+	r.InputLate(now, now, from, b)
+}
+
+// InputLate is Input for a datagram that arrived before now and has waited to be read: that is no queue of the network's.
+func (r *Receiver) InputLate(now, arrived time.Time, from netip.AddrPort, b []byte) {
 	t, err := wire.TypeOf(b)
 	if err == nil {
 		// Most symbols change nothing that Step looks at, nor do the other clients' questions to the group.
 		r.stirred = r.stirred || t != wire.TypeData && t != wire.TypeHello
 		switch t {
 		case wire.TypeData:
-			err = r.data(now, from, b)
+			err = r.data(now, arrived, from, b)
 		case wire.TypeAck:
 			err = r.ack(now, from, b)
 		case wire.TypeDeny:

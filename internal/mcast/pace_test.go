@@ -208,7 +208,7 @@ func TestLossIsReckonedFromReports(t *testing.T) {
 	now := epoch
 	update := func(seen uint64, received uint32) (sample, bool) {
 		now = now.Add(reportTime)
-		return r.update(now, &wire.Want{Seen: seen, Received: received, Age: wire.AgeUnknown}, time.Time{}, 0)
+		return r.update(now, now, &wire.Want{Seen: seen, Received: received, Age: wire.AgeUnknown}, time.Time{}, 0)
 	}
 	if _, ok := update(1000, 900); ok {
 		t.Error("one report tells of a stretch")
@@ -252,7 +252,7 @@ func TestDelayAndArrivalAreReckonedFromReports(t *testing.T) {
 	} {
 		at := epoch.Add(time.Duration(i) * 10 * time.Millisecond)
 		w := wire.Want{Seen: uint64(100 * i), Received: uint32(90 * i), Time: clock + uint32(i*10_000), Age: uint32(c.age.Microseconds())}
-		s, ok := r.update(at, &w, at.Add(-way-c.waits-c.age), 0)
+		s, ok := r.update(at, at, &w, at.Add(-way-c.waits-c.age), 0)
 		if ok != (i > 0) {
 			t.Fatalf("report %d: %v", i, ok)
 		}
@@ -267,7 +267,7 @@ func TestDelayAndArrivalAreReckonedFromReports(t *testing.T) {
 	r = report{}
 	for i, rested := range []time.Duration{0, time.Millisecond, 3 * time.Millisecond} {
 		at := epoch.Add(time.Duration(i) * 10 * time.Millisecond)
-		s, _ := r.update(at, &wire.Want{Seen: uint64(100 * i), Received: uint32(100 * i), Time: uint32(i * 10_000)}, at.Add(-way), rested)
+		s, _ := r.update(at, at, &wire.Want{Seen: uint64(100 * i), Received: uint32(100 * i), Time: uint32(i * 10_000)}, at.Add(-way), rested)
 		if known := s.arrival > 0; i > 0 && known != (i == 1) {
 			t.Errorf("rested for %v: %v arrived a second", rested, s.arrival)
 		}
@@ -276,7 +276,7 @@ func TestDelayAndArrivalAreReckonedFromReports(t *testing.T) {
 	r = report{}
 	for i := range 3 {
 		at := epoch.Add(time.Duration(i) * 10 * time.Millisecond)
-		s, _ := r.update(at, &wire.Want{Seen: uint64(100 * i)}, at.Add(-40*time.Millisecond), 0)
+		s, _ := r.update(at, at, &wire.Want{Seen: uint64(100 * i)}, at.Add(-40*time.Millisecond), 0)
 		if i > 0 && s.queue != 40*time.Millisecond-longestPath {
 			t.Errorf("queue %v", s.queue)
 		}

@@ -46,20 +46,20 @@ type sample struct {
 	queue   time.Duration // by how much that is more than the least of late
 }
 
-// update takes a client's report in. The symbol with the number that it has seen was sent at a time, zero if that is not known. It
+// update takes a client's report in, which arrived before now. The symbol with the number that it has seen was sent at a time, zero if that is not known. It
 // returns what the report says of the stretch since the last one, if that is long enough to say something. Rested is for how long the
 // server has had nothing to send so far.
-func (r *report) update(now time.Time, w *wire.Want, sent time.Time, rested time.Duration) (sample, bool) {
+func (r *report) update(now, arrived time.Time, w *wire.Want, sent time.Time, rested time.Duration) (sample, bool) {
 	timed := w.Age != wire.AgeUnknown
-	arrived := w.Time - w.Age
+	seenAt := w.Time - w.Age
 	delay := time.Duration(0)
 	if timed && !sent.IsZero() {
-		delay = max(now.Sub(sent)-time.Duration(w.Age)*time.Microsecond, 1)
+		delay = max(arrived.Sub(sent)-time.Duration(w.Age)*time.Microsecond, 1)
 		r.floor.note(now, delay)
 	}
 	note := func() {
 		r.seen, r.received, r.at = w.Seen, w.Received, now
-		r.arrived, r.timed, r.delay, r.rested = arrived, timed, delay, rested
+		r.arrived, r.timed, r.delay, r.rested = seenAt, timed, delay, rested
 	}
 	if !r.begun || w.Seen < r.seen || w.Seen-r.seen > 1<<24 || int32(w.Received-r.received) < 0 {
 		r.begun = true
@@ -74,7 +74,7 @@ func (r *report) update(now time.Time, w *wire.Want, sent time.Time, rested time
 	s.loss = 1 - float64(got)/float64(s.symbols)
 	r.loss += (s.loss - r.loss) * min(float64(s.symbols)/lossSpan, 1)
 
-	if us := int32(arrived - r.arrived); timed && r.timed && us > 0 && (rested-r.rested).Seconds() <= mostRest*now.Sub(r.at).Seconds() {
+	if us := int32(seenAt - r.arrived); timed && r.timed && us > 0 && (rested-r.rested).Seconds() <= mostRest*now.Sub(r.at).Seconds() {
 		s.arrival = float64(got) / (float64(us) / 1e6)
 	}
 	if delay > 0 && r.delay > 0 {

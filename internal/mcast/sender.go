@@ -281,8 +281,11 @@ func (s *Sender) send(to netip.AddrPort, data []byte) {
 	s.packets = append(s.packets, Packet{To: to, Data: data})
 }
 
-// Input takes a control datagram that arrived. It does not keep b.
-func (s *Sender) Input(now time.Time, from netip.AddrPort, b []byte) {
+// Input takes a control datagram that arrives now. It does not keep b.
+func (s *Sender) Input(now time.Time, from netip.AddrPort, b []byte) { s.InputLate(now, now, from, b) }
+
+// InputLate is Input for a datagram that arrived before now and has waited to be read: that is no queue of the network's.
+func (s *Sender) InputLate(now, arrived time.Time, from netip.AddrPort, b []byte) {
 	t, err := wire.TypeOf(b)
 	if err != nil {
 		s.stats.Malformed++
@@ -292,7 +295,7 @@ func (s *Sender) Input(now time.Time, from netip.AddrPort, b []byte) {
 	case wire.TypeHello:
 		s.hello(from, b)
 	case wire.TypeWant:
-		s.handleWant(now, from, b)
+		s.handleWant(now, arrived, from, b)
 	}
 }
 

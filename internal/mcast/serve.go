@@ -8,7 +8,7 @@ import (
 	"github.com/dnbd/dnbd/internal/wire"
 )
 
-func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
+func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byte) {
 	w := &s.want
 	if err := wire.ParseWant(b, w); err != nil {
 		s.stats.Malformed++
@@ -50,7 +50,7 @@ func (s *Sender) handleWant(now time.Time, from netip.AddrPort, b []byte) {
 	}
 	s.stats.Wants++
 	if w.Joined {
-		s.hear(now, p, e, w)
+		s.hear(now, arrived, p, e, w)
 	}
 	ack := wire.Ack{
 		Server: s.cfg.Server, Handle: w.Handle, Epoch: s.cfg.Epoch,
@@ -131,7 +131,7 @@ func (s *Sender) makeRoom(now time.Time) bool {
 }
 
 // hear takes in what a client reports of a stream.
-func (s *Sender) hear(now time.Time, p *peer, e *export, w *wire.Want) {
+func (s *Sender) hear(now, arrived time.Time, p *peer, e *export, w *wire.Want) {
 	if w.Seen > e.seq {
 		return // nothing that was sent has this number
 	}
@@ -140,7 +140,7 @@ func (s *Sender) hear(now time.Time, p *peer, e *export, w *wire.Want) {
 		r = &report{}
 		p.reports[w.Handle] = r
 	}
-	if sample, ok := r.update(now, w, e.departed(w.Seen), s.pace.actual.rested(now)); ok {
+	if sample, ok := r.update(now, arrived, w, e.departed(w.Seen), s.pace.actual.rested(now)); ok {
 		sample.arrival *= float64(e.layout(0).size+wire.DataHeaderSize+frameOverhead) * 8
 		if sample.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
 			s.pace.sample(now, sample, s.sched.live)

@@ -180,7 +180,7 @@ func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 				commands = append(commands, mcast.Packet{To: m.From, Data: bytes.Clone(b)}) // done without the lock, below
 				continue
 			}
-			l.sender.Input(now, m.From, b)
+			l.sender.InputLate(now, m.Arrived, m.From, b)
 		}
 		packets, loads := l.sender.Packets(), l.sender.Loads()
 		l.mu.Unlock()

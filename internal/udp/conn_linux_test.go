@@ -742,3 +742,33 @@ func TestWhatIsIgnoredIsNotHeard(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatWaitsInTheSocketTellsWhenItArrived(t *testing.T) {
+	l := lab.ForTest(t, lab.Options{Clients: 1})
+	const skew = time.Millisecond // between two readings of the clock of the day and of the monotonic one
+	for _, group := range []netip.AddrPort{group4, group6} {
+		r := listener(t, l, "c1", group, Options{})
+		s := sender(t, l, "s1", group, Options{})
+		sent := time.Now()
+		if err := s.Send(group, []byte("late")); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.raw.Control(func(fd uintptr) {
+			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); n != 1 {
+				t.Fatalf("nothing arrived: %v", err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		before := time.Now()
+		for time.Since(before) < 10*skew {
+		}
+		m := NewMessage()
+		if err := r.Read(m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Arrived.Before(sent.Add(-skew)) || m.Arrived.After(before.Add(skew)) {
+			t.Errorf("%v: arrived %v after it was sent, and %v after it was there", group, m.Arrived.Sub(sent), m.Arrived.Sub(before))
+		}
+	}
+}

@@ -134,7 +134,7 @@ func (c *Conn) Read(m *Message) error {
 		if err != nil {
 			return fmt.Errorf("read from %v: %w", c.local, err)
 		}
-		m.Data, m.Segment, m.IfIndex = m.Data[:n], n, 0
+		m.Data, m.Segment, m.IfIndex, m.Arrived = m.Data[:n], n, 0, time.Now()
 		m.From = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 		if ignored := c.ignored.Load(); ignored == nil || *ignored != m.From {
 			break

@@ -63,7 +63,9 @@ func (c *Conn) setReading(fd int, a netip.Addr, o Options) error {
 			o.Log.Info("no coalesced receiving (GRO)", "err", sockopt("UDP_GRO", err))
 		}
 	}
-	err = sockopt("SO_RXQ_OVFL", set(unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1))
+	err = errors.Join(
+		sockopt("SO_RXQ_OVFL", set(unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)),
+		sockopt("SO_TIMESTAMPNS", set(unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)))
 	if a.Is4() {
 		return errors.Join(err, sockopt("IP_PKTINFO", set(unix.IPPROTO_IP, unix.IP_PKTINFO, 1)))
 	}

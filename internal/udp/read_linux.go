@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,7 @@ type reader struct {
 	hdr  unix.Msghdr
 	iov  unix.Iovec
 	from sockaddr
-	oob  [128]byte // the control messages asked for take 28 + 20 + 20 bytes and their alignment
+	oob  [160]byte // the control messages asked for take 36 + 32 + 20 + 20 bytes and their alignment
 
 	n   int
 	err error
@@ -78,12 +79,24 @@ func (c *Conn) Read(m *Message) error {
 	m.Data = m.Data[:r.n]
 	m.Segment = r.n
 	m.IfIndex = 0
+	m.Arrived = time.Now()
 	if r.from != r.lastRaw {
 		r.lastRaw, r.lastFrom = r.from, r.from.get(c.zoneName)
 	}
 	m.From = r.lastFrom
 	c.parse(r.oob[:r.hdr.Controllen], m)
 	return nil
+}
+
+// longestWait is how long a train can have waited to be read. More means that the clock was set.
+const longestWait = 10 * time.Second
+
+// before is now, less the time since the clock of the day was at ns, with the reading of the monotonic clock that now has.
+func before(now time.Time, ns int64) time.Time {
+	if wait := time.Duration(now.UnixNano() - ns); wait > 0 && wait < longestWait {
+		return now.Add(-wait)
+	}
+	return now
 }
 
 // parse takes what the kernel tells about the train that was read.
@@ -101,6 +114,10 @@ func (c *Conn) parse(oob []byte, m *Message) {
 			}
 		case hdr.Level == unix.SOL_SOCKET && hdr.Type == unix.SO_RXQ_OVFL && len(data) >= 4:
 			c.drops.count(binary.NativeEndian.Uint32(data))
+		case hdr.Level == unix.SOL_SOCKET && hdr.Type == unix.SO_TIMESTAMPNS && len(data) >= int(unsafe.Sizeof(unix.Timespec{})):
+			var at unix.Timespec
+			copy(unsafe.Slice((*byte)(unsafe.Pointer(&at)), unsafe.Sizeof(at)), data)
+			m.Arrived = before(m.Arrived, at.Nano())
 		case hdr.Level == unix.IPPROTO_IP && hdr.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
 			m.IfIndex = int(binary.NativeEndian.Uint32(data)) // ipi_ifindex comes first
 		case hdr.Level == unix.IPPROTO_IPV6 && hdr.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"time"
 )
 
 const (
@@ -85,6 +86,9 @@ type Message struct {
 	From netip.AddrPort
 	// IfIndex is the interface that it came in by, 0 where the system does not tell.
 	IfIndex int
+	// Arrived is when its first datagram reached the host, which may be long before it is read on a busy one. Where the system does
+	// not tell it is when Read returned.
+	Arrived time.Time
 }
 
 // NewMessage returns a Message that Read can use.
