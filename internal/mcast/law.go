@@ -51,6 +51,7 @@ type law struct {
 	over     time.Time     // since when the queue is longer than it should be; zero while it is not
 	patient  time.Duration // how long that may be before others must be the cause
 	drained  float64       // rate when it is gone
+	relax    time.Time     // when it must be, if nobody tells; zero while it need not
 	standing bool          // there is some queue
 	passing  float64       // what arrives since
 	capacity float64       // the most of that, of late
@@ -83,6 +84,7 @@ func (l *law) sample(now time.Time, s sample, clients int, train time.Duration) 
 	}
 	m := l.median()
 	target := queueTarget + train
+	l.relax = time.Time{}
 
 	excess := m.loss - l.usual
 	// A loss counted over so many symbols has this standard deviation, or a larger one where losses come in rows. Three of them are chance.
@@ -225,6 +227,14 @@ func (l *law) drain(now time.Time, m sample, target time.Duration) {
 	}
 	part := max(1-undershoot-float64(m.queue-target)/float64(drainTime), leastDrain)
 	l.rate, l.drained = min(l.rate, passing*part), passing*(1-undershoot)
+	l.relax = now.Add(time.Duration(2 * float64(m.queue) * passing / (passing - l.rate)))
+}
+
+// rest ends that a queue is drained when it must be gone and nobody has told: reports may be seconds apart where many share processors.
+func (l *law) rest(now time.Time) {
+	if !l.relax.IsZero() && !now.Before(l.relax) {
+		l.rate, l.relax = max(l.rate, l.drained), time.Time{}
+	}
 }
 
 // join begins to do as those do who fill the queue, from the rate that we had among them.

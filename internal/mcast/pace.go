@@ -8,8 +8,10 @@ const (
 	burstTime = time.Millisecond
 	burstMin  = 3 << 10
 	burstMax  = 128 << 10
-	// catchUp is how many bursts may follow each other when the sender comes late.
-	catchUp = 4
+	// catchUp is how many bursts may follow each other when the sender comes late. At low rates they may be more: what makes up for
+	// catchUpTime, up to one of the largest bursts. On a busy machine a process comes as late.
+	catchUp     = 4
+	catchUpTime = 20 * time.Millisecond
 )
 
 // pacer is a token bucket whose rate is fixed or follows the receivers' reports.
@@ -38,8 +40,10 @@ func (p *pacer) refill(now time.Time) {
 	if p.at.IsZero() {
 		p.at, p.tokens = now, float64(p.burst())
 	}
+	p.rest(now)
 	if d := now.Sub(p.at); d > 0 {
-		p.tokens = min(p.tokens+p.rate/8*d.Seconds(), catchUp*float64(p.burst()))
+		most := max(catchUp*float64(p.burst()), min(p.rate/8*catchUpTime.Seconds(), burstMax))
+		p.tokens = min(p.tokens+p.rate/8*d.Seconds(), most)
 		p.at = now
 	}
 }
