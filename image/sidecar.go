@@ -8,8 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
+
+	"github.com/dnbd/dnbd/internal/durable"
 )
 
 // The sidecar keeps an image's descriptor and tree beside it, in a file of the image's name and SidecarSuffix. Numbers are
@@ -237,19 +238,7 @@ func WriteSidecar(path string, s *Sidecar, mode fs.FileMode) error {
 	if err := s.Descriptor.Validate(); err != nil {
 		return fmt.Errorf("write sidecar %s: %w", path, err)
 	}
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return fmt.Errorf("write sidecar %s: %w", path, err)
-	}
-	err = errors.Join(s.write(f), f.Chmod(mode.Perm()), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write sidecar %s: %w", path, errors.Join(err, os.Remove(f.Name())))
-	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.Replace(path, mode, s.write); err != nil {
 		return fmt.Errorf("write sidecar %s: %w", path, err)
 	}
 	return nil
@@ -274,13 +263,4 @@ func (s *Sidecar) write(w io.Writer) error {
 	}
 	_, err := w.Write(s.Checksums.encode())
 	return err
-}
-
-// syncDir makes a rename in dir last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

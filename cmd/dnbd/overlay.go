@@ -11,6 +11,7 @@ import (
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/control"
+	"github.com/dnbd/dnbd/internal/durable"
 	"github.com/dnbd/dnbd/internal/layer/overlay"
 	"github.com/dnbd/dnbd/internal/source/file"
 )
@@ -45,7 +46,7 @@ func openOverlay(ctx context.Context, d block.Device, path string, is overlay.Ba
 		return nil, err
 	}
 	if o.made {
-		err = syncDir(filepath.Dir(path))
+		err = durable.SyncDir(filepath.Dir(path))
 	}
 	if err == nil {
 		o.Device, err = overlay.Open(ctx, d, scratch, is)
@@ -62,15 +63,6 @@ func openOverlay(ctx context.Context, d block.Device, path string, is overlay.Ba
 		err = errors.Join(err, os.Remove(path))
 	}
 	return nil, err
-}
-
-// syncDir makes the name of a new file in dir last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // described is a device that is an image, of a file or of a group.

@@ -12,9 +12,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
+
+	"github.com/dnbd/dnbd/internal/durable"
 )
 
 const (
@@ -162,16 +163,8 @@ func Create(path string) (Key, error) {
 // Replace puts a file with these keys in the place of the one that is there, as a whole: whoever reads it meanwhile has the one or
 // the other.
 func Replace(path string, keys []Key) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // of mode 0600
-	if err != nil {
+	return durable.Replace(path, 0o600, func(w io.Writer) error {
+		_, err := w.Write(Text(keys))
 		return err
-	}
-	_, err = f.Write(Text(keys))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	})
 }

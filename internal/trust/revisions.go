@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/dnbd/dnbd/image"
+	"github.com/dnbd/dnbd/internal/durable"
 	"github.com/dnbd/dnbd/internal/flock"
 )
 
@@ -106,30 +107,21 @@ func (r Revisions) change(f func(revisions) error) error {
 	if err := f(known); err != nil || maps.Equal(was, known) {
 		return err
 	}
-	if err := r.write(known.format(), d); err != nil {
+	if err := r.write(known.format()); err != nil {
 		return fmt.Errorf("remember the revision: %w; XDG_STATE_HOME can name another directory", err)
 	}
 	return nil
 }
 
-// write replaces the file, in the directory dir.
-func (r Revisions) write(text []byte, dir *os.File) error {
+// write replaces the file.
+func (r Revisions) write(text []byte) error {
 	if len(text) > maxRevisions {
 		return fmt.Errorf("%s: more than %d bytes; remove it to forget which revisions were used", string(r), maxRevisions)
 	}
-	next := string(r) + ".new" // nobody else writes it: we have the lock
-	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
-	if err != nil {
+	return durable.Replace(string(r), 0o644, func(w io.Writer) error {
+		_, err := w.Write(text)
 		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(next, string(r))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(next))
-	}
-	return dir.Sync()
+	})
 }
 
 func (k revisions) format() []byte {
