@@ -9,7 +9,9 @@ import (
 	"encoding/hex"
 	"fmt"
 
-	"github.com/zeebo/blake3"
+	zeebo "github.com/zeebo/blake3"
+
+	"github.com/dnbd/dnbd/internal/blake3"
 )
 
 // HashSize is the length of a hash in bytes, and so of each entry of a page of the tree.
@@ -30,7 +32,7 @@ func Sum(p []byte) Hash { return blake3.Sum256(p) }
 // ZeroHash returns the hash of n zero bytes. It hashes them: who needs it often keeps it, as Tree does.
 func ZeroHash(n int) Hash {
 	var zeros [8192]byte
-	h := blake3.New()
+	h := zeebo.New()
 	for n > 0 {
 		run := min(n, len(zeros))
 		h.Write(zeros[:run])

@@ -29,7 +29,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/zeebo/blake3"
+	"github.com/dnbd/dnbd/internal/blake3"
 )
 
 // Key names an entry: the BLAKE3-256 hash of its bytes.

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/zeebo/blake3"
+	"github.com/dnbd/dnbd/internal/blake3"
 
 	"github.com/dnbd/dnbd/internal/flock"
 )
