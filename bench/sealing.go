@@ -71,7 +71,7 @@ func measureSealing(ctx context.Context, r *rig, s *section, name string, rate, 
 		if err != nil {
 			return err
 		}
-		s.add(name+": speed with a key ÷ without", "", sealed.again/plain.again).must(must)
+		s.add(name+": speed with a key ÷ without", "", sealed/plain).must(must)
 	}
 	return nil
 }
