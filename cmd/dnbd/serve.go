@@ -31,6 +31,7 @@ import (
 type serveOptions struct {
 	groupFlags
 	exportFlags
+	querier querierFlag
 	group   string
 	id      uint16
 	threads int
@@ -69,6 +70,9 @@ func serveCommand() *cobra.Command {
 			if err := o.exportFlags.check(cmd, o.group != noGroup); err != nil {
 				return err
 			}
+			if err := o.querier.check(cmd, o.group != noGroup); err != nil {
+				return err
+			}
 			o.files = args
 			err := o.start(cmd)
 			if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
@@ -79,6 +83,7 @@ func serveCommand() *cobra.Command {
 	}
 	o.groupFlags.add(cmd)
 	o.exportFlags.add(cmd)
+	o.querier.add(cmd)
 	cmd.Flags().StringVar(&o.group, "group", "", "serve the multicast group `ADDR[:PORT]` (default "+target.DefaultGroup().String()+"), or "+noGroup)
 	cmd.Flags().Uint16Var(&o.id, "id", 0, "be server `N` of the group, from 1 to 65535 (default: one that is free)")
 	cmd.Flags().IntVar(&o.threads, "threads", 0, "read with `N` threads (default: as many as there are processors, at least 4)")
@@ -132,6 +137,11 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 			return err
 		}
 	}
+	asking, err := o.querier.open(cfg.Interfaces, log)
+	if err != nil {
+		return fmt.Errorf("--querier: %w", err)
+	}
+	defer asking.close()
 	var status net.Listener
 	if o.status != "" {
 		if status, err = net.Listen("tcp", o.status); err != nil {
@@ -169,6 +179,7 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	started := time.Now()
 	describe := func() control.Status {
 		st := serverStatus(s.Status(), interfaceNames(cfg.Interfaces), files, started)
+		asking.describe(st.Server.Links)
 		st.API, st.PID = control.API, os.Getpid()
 		return st
 	}
@@ -209,6 +220,7 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	wg.Go(func() { reloadAtHangup(running, s, hangups, log) })
+	asking.run(running, &wg)
 	notify(log, daemon.SdNotifyReady)
 	serving := images
 	images = nil // from here on they are the server's to close

@@ -193,6 +193,13 @@ func writeServer(b *strings.Builder, st control.Status) {
 			l.Repairs, l.Parity)
 		fmt.Fprintf(b, "            %d requests: %d blocks merged, %d suppressed; %d denied, %d malformed, %d dropped by the kernel\n",
 			l.Wants, l.Merged, l.Suppressed, l.Denied, l.Malformed, l.Drops)
+		switch q := l.Querier; {
+		case q == nil:
+		case q.Asking:
+			fmt.Fprintf(b, "            asks hosts for their memberships by %s\n", q.Protocol)
+		default:
+			fmt.Fprintf(b, "            asks nobody for memberships by %s: %s does\n", q.Protocol, q.Other)
+		}
 		writeSeals(b, st.Keys, l.Unopened)
 	}
 	if n := st.Server.NBD; n != nil {

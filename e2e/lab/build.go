@@ -35,7 +35,7 @@ func (l *Lab) build(o Options) error {
 	if err := l.quiet(Switch); err != nil {
 		return err
 	}
-	if err := l.inSwitch(l.bridge(), "ip"); err != nil {
+	if err := l.inSwitch(l.bridge(o.NoQuerier), "ip"); err != nil {
 		return err
 	}
 	var g errgroup.Group
@@ -77,16 +77,20 @@ func (l *Lab) build(o Options) error {
 // answers to the first query is over: so that is made short (100 is 1 s), and before the querier is switched on. In IGMPv2 and
 // MLDv1 a host that hears another one join a group keeps silent about its own membership; as the bridge floods at first, it would
 // later not be sent what it joined. IGMPv3 and MLDv2 have no such rule.
-func (l *Lab) bridge() string {
+func (l *Lab) bridge(mute bool) string {
+	querier := 1
+	if mute {
+		querier = 0
+	}
 	return fmt.Sprintf(`link add %[1]s type bridge mcast_snooping 1
 link set %[1]s type bridge mcast_igmp_version 3 mcast_mld_version 2
 link set %[1]s type bridge mcast_query_response_interval 100
-link set %[1]s type bridge mcast_querier 1
+link set %[1]s type bridge mcast_querier %[3]d
 link set %[1]s mtu %[2]d
 addr add 10.77.255.254/16 dev %[1]s
 link set %[1]s up
 link set lo up
-`, bridgeName, l.MTU)
+`, bridgeName, l.MTU, querier)
 }
 
 // quiet switches off, for interfaces to come, what would delay addresses or add traffic that nobody asked for.

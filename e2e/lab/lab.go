@@ -30,6 +30,8 @@ type Options struct {
 	ServerRate int64 // what each server may send
 	ClientRate int64 // what the switch sends to each client and virtual machine
 	MTU        int   // 0 is 1500
+
+	NoQuerier bool // the switch sends no queries of its own: it sends groups to all until somebody else does
 }
 
 // Lab is a network that is up. Its methods may be called from many goroutines at once.

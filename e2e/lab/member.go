@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -31,22 +32,28 @@ func (l *Lab) AwaitMember(ctx context.Context, host string, group netip.Addr) er
 }
 
 func (l *Lab) member(host string, group netip.Addr) (bool, error) {
+	groups, err := l.Memberships(host)
+	return slices.Contains(groups, group), err
+}
+
+// Memberships returns the groups that the switch knows host to be a member of.
+func (l *Lab) Memberships(host string) (groups []netip.Addr, err error) {
 	text, err := output("", "bridge", "-n", l.prefix+Switch, "-j", "mdb", "show")
 	if err != nil {
-		return false, fmt.Errorf("list members of %v: %w", group, err)
+		return nil, fmt.Errorf("list memberships of %s: %w", host, err)
 	}
 	var tables []struct {
 		MDB []struct{ Port, Grp string }
 	}
 	if err := json.Unmarshal(text, &tables); err != nil {
-		return false, fmt.Errorf("list members of %v: %w", group, err)
+		return nil, fmt.Errorf("list memberships of %s: %w", host, err)
 	}
 	for _, t := range tables {
 		for _, e := range t.MDB {
-			if a, err := netip.ParseAddr(e.Grp); err == nil && a == group && e.Port == host {
-				return true, nil
+			if a, err := netip.ParseAddr(e.Grp); err == nil && e.Port == host {
+				groups = append(groups, a)
 			}
 		}
 	}
-	return false, nil
+	return groups, nil
 }

@@ -185,4 +185,13 @@ type Link struct {
 	Malformed  uint64 `json:"malformed"`    // datagrams
 	Drops      uint64 `json:"kernel_drops"` // requests that the kernel had no room for
 	Unopened   Seals  `json:"unopened"`
+	// Querier is set where the server was told to ask hosts for their memberships.
+	Querier *Querier `json:"querier,omitempty"`
+}
+
+// Querier is who asks hosts for their memberships.
+type Querier struct {
+	Protocol string `json:"protocol"`        // IGMP or MLD
+	Asking   bool   `json:"asking"`          // the server does
+	Other    string `json:"other,omitempty"` // the address of the querier that does in its place
 }
