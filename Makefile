@@ -27,7 +27,7 @@ PORTABLE = ./block/... ./image/... ./nbd/... ./ublk/... ./internal/... ./cmd/...
 
 DIRS = bench block boot cmd demo dist e2e image internal nbd ublk
 
-.PHONY: all build test test-vm vm check lint cross race sim fuzz soak bench bench-nbd bench-vm run man install install-boot clean help
+.PHONY: all build test test-vm vm check lint cross race sim plots fuzz soak bench bench-nbd bench-vm run man install install-boot clean help
 
 all: build
 
@@ -84,6 +84,9 @@ race: ## all tests with the race detector
 
 sim: ## ten thousand simulated machines that boot together; takes minutes. SIMFLAGS='-clients 1000 -join 10s' and more
 	$(GO) run ./internal/sim/storm $(SIMFLAGS)
+
+plots: ## rate over time in the simulator; writes docs/rate-*.svg
+	$(GO) run ./internal/sim/plots docs
 
 fuzz: ## each fuzz target for FUZZTIME, 60s unless set
 	@set -e; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
