@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 )
@@ -16,9 +17,22 @@ type attached struct {
 
 // attach attaches the image on a host, as a block device of this machine: files and devices are shared by all hosts.
 func (n *network) attach(ctx context.Context, host string) (*attached, error) {
+	return n.attachWith(ctx, host, "--iface", "eth0", "dnbd://239.0.0.1/"+imageName)
+}
+
+// attachUnicast attaches the image from all servers over NBD alone.
+func (n *network) attachUnicast(ctx context.Context, host string) (*attached, error) {
+	var args []string
+	for _, s := range n.Servers() {
+		args = append(args, "--unicast", net.JoinHostPort(n.Addr(s).String(), dnbdPort))
+	}
+	return n.attachWith(ctx, host, append(args, imageName)...)
+}
+
+// attachWith attaches on a host what the arguments name.
+func (n *network) attachWith(ctx context.Context, host string, args ...string) (*attached, error) {
 	path := filepath.Join(n.rig.dir, "dnbd-"+host)
-	p, err := n.start(ctx, host, n.rig.dnbd, "attach", "--foreground", "--iface", "eth0", "--driver", "fuse",
-		"dnbd://239.0.0.1/"+imageName, path)
+	p, err := n.start(ctx, host, n.rig.dnbd, append(append([]string{"attach", "--foreground", "--driver", "fuse"}, args...), path)...)
 	return n.attachedAt(ctx, p, err, path)
 }
 

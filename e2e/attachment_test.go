@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -55,6 +56,14 @@ func (r *rig) attachSocket(host, image string, flags ...string) (a *attachment, 
 	a.daemon = true
 	a.await(a.out, socket+"\n")
 	return a, socket
+}
+
+// flush makes the kernel forget what it has read of the device, so that it is read again.
+func (a *attachment) flush() {
+	a.t.Helper()
+	if out, err := exec.Command("blockdev", "--flushbufs", a.device).CombinedOutput(); err != nil {
+		a.t.Fatalf("blockdev: %v: %s", err, out)
+	}
 }
 
 // needFUSE skips the test, or fails it when DNBD_REQUIRE=1, where no block device can be made.

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -64,10 +63,7 @@ func TestADeviceReadsOverNBDWhileMulticastIsCutAndReturnsToTheGroup(t *testing.T
 		if time.Now().After(deadline) {
 			t.Fatalf("it does not return to the group:\n%s", a.err)
 		}
-		// What the kernel keeps of the device is not read again.
-		if out, err := exec.Command("blockdev", "--flushbufs", a.device).CombinedOutput(); err != nil {
-			t.Fatalf("blockdev: %v: %s", err, out)
-		}
+		a.flush()
 		if err := (&walk{from: 24 * mib}).run(a.device, image); err != nil {
 			t.Fatal(err)
 		}

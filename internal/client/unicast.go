@@ -1,7 +1,6 @@
 package client
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,20 +14,13 @@ import (
 )
 
 const (
-	// lookPeriod is how often it is looked whether group data still does not arrive, or arrives again, and whether a server hangs.
+	// lookPeriod is how often it is looked whether group data still does not arrive, or arrives again.
 	lookPeriod = 50 * time.Millisecond
-	// fetchBytes is how much one request over NBD asks for at most, and inFlight how much is asked for and not there yet of one server:
-	// enough for 10 Gbit/s at 3 ms. Of single blocks there are maxRequests at most.
+	// fetchBytes is how much one request over NBD asks for at most. Of single blocks there are maxRequests at a time of one server.
 	fetchBytes  = 1 << 20
-	inFlight    = 4 << 20
 	maxRequests = 32
 	// fetchTimeout is how long a request may take: enough for many clients behind one slow link.
 	fetchTimeout = 30 * time.Second
-	// A server from which nothing came for hangTimes as long as its requests take, and at least for hangMin, or for hangFirst if none was
-	// answered yet, hangs: where there are others they are asked for what it owes.
-	hangTimes = 4
-	hangMin   = 250 * time.Millisecond
-	hangFirst = time.Second
 	// A server that fails is left alone for pauseMin, twice as long each time in a row up to pauseMax; one that sent bytes that are not
 	// the image's for wrongPause. Then it is connected to, and asked for blocks when that has worked.
 	pauseMin   = 250 * time.Millisecond
@@ -55,37 +47,39 @@ type unicast struct {
 
 // source is the NBD export of a server. Its fields are guarded by client.mu, but for conn.
 type source struct {
-	addr     string        // HOST:PORT
-	secure   bool          // it needs TLS
-	conn     *nbd.Client   // nil until it is connected; opened by the first request, which runs alone
-	busy     int           // requests under way
-	owed     int           // bytes that they ask for
-	moved    time.Time     // one of them ended, or the first of them began
-	took     time.Duration // a request, smoothed
-	bytes    uint64        // that came
-	broken   bool          // conn is to be closed when no request is under way
-	failures int           // in a row
-	why      error         // the last of them; nil when it works
-	paused   time.Time     // not asked until then
+	addr     string      // HOST:PORT
+	secure   bool        // it needs TLS
+	conn     *nbd.Client // nil until it is connected; opened by the first request, which runs alone
+	busy     int         // requests under way
+	owed     int         // bytes that they ask for
+	moved    time.Time   // one of them ended, or the first of them began
+	pace     pace
+	bytes    uint64    // that came
+	broken   bool      // conn is to be closed when no request is under way
+	failures int       // in a row
+	why      error     // the last of them; nil when it works
+	paused   time.Time // not asked until then
 }
 
-// hangs says whether a source owes and is silent.
-func (s *source) hangs(now time.Time) bool {
-	patience := max(hangMin, hangTimes*s.took)
-	if s.took == 0 {
-		patience = hangFirst
-	}
-	return s.busy > 0 && now.Sub(s.moved) >= patience
-}
+// hangsAt is when a source that owes is silent for too long: then others are asked for what it owes, if there are any.
+func (s *source) hangsAt() time.Time { return s.moved.Add(s.pace.patience()) }
+
+func (s *source) hangs(now time.Time) bool { return s.busy > 0 && !now.Before(s.hangsAt()) }
 
 // room says whether a further request may be sent.
-func (s *source) room() bool { return s.busy < maxRequests && s.owed < inFlight }
+func (s *source) room() bool {
+	if s.conn == nil {
+		return s.busy == 0
+	}
+	return s.busy < maxRequests && s.owed < s.pace.size()
+}
 
 // request is for consecutive blocks of a source.
 type request struct {
 	source *source
 	first  uint32
 	count  int // 0: it is for connecting only
+	owed   int // bytes that the source owed with it
 }
 
 // result is what became of a request.
@@ -121,7 +115,7 @@ func (u *unicast) hosts() (list []Host) {
 func (c *Client) fetch() {
 	u := c.unicast
 	defer u.close()
-	look := time.NewTicker(lookPeriod)
+	look := time.NewTimer(lookPeriod)
 	defer look.Stop()
 	for {
 		select {
@@ -132,8 +126,23 @@ func (c *Client) fetch() {
 		case r := <-u.results:
 			u.ended(time.Now(), r)
 		}
-		u.look(time.Now())
+		now := time.Now()
+		u.look(now)
+		look.Reset(u.next(now))
 	}
+}
+
+// next is how long nothing has to be looked at if nothing happens.
+func (u *unicast) next(now time.Time) time.Duration {
+	u.client.mu.Lock()
+	defer u.client.mu.Unlock()
+	next := lookPeriod
+	for _, s := range u.sources {
+		if s.busy > 0 && !s.hangs(now) {
+			next = min(next, s.hangsAt().Sub(now))
+		}
+	}
+	return next
 }
 
 // close waits for the requests under way, which end with the client, and closes the connections.
@@ -193,6 +202,7 @@ func (u *unicast) say(now time.Time, deaf bool, usable []*source) {
 	log, name := u.client.cfg.Log, u.client.cfg.Descriptor.Name
 	again := !u.said.IsZero() && now.Sub(u.said) < sayAgain
 	switch {
+	case len(u.client.cfg.Network.Hosts) > 0: // as was asked for
 	case len(usable) > 0 && again:
 		log.Debug("no multicast data arrives again", "image", name)
 	case len(usable) > 0:
@@ -272,7 +282,7 @@ func (u *unicast) room(usable []*source) int {
 	n := 0
 	for _, s := range usable {
 		if s.room() {
-			n += (inFlight-s.owed)/u.client.geometry.BlockSize() + 1
+			n += (s.pace.size()-s.owed)/u.client.geometry.BlockSize() + 1
 		}
 	}
 	return n
@@ -285,17 +295,24 @@ func (u *unicast) can(number uint32) bool {
 	return known && (s == nil || u.stuck[s])
 }
 
-// share makes requests for blocks, of the servers that owe least. It is called with client.mu held.
+// share makes requests for blocks, of the servers that will soonest have sent what they owe. It is called with client.mu held.
 func (u *unicast) share(now time.Time, usable []*source, blocks []uint32) (requests []request) {
-	most := max(1, fetchBytes/u.client.geometry.BlockSize())
+	load := func(s *source) float64 { return float64(s.owed) / float64(s.pace.size()) }
 	for len(blocks) > 0 {
+		var s *source
+		for _, other := range usable {
+			if other.room() && (s == nil || load(other) < load(s)) {
+				s = other
+			}
+		}
+		if s == nil {
+			break
+		}
+		// Several requests at a time: an answer is checked and handed on while the next one comes.
+		most := max(1, min(fetchBytes, s.pace.size()/4)/u.client.geometry.BlockSize())
 		n := 1
 		for n < min(len(blocks), most) && blocks[n] == blocks[0]+uint32(n) {
 			n++
-		}
-		s := slices.MinFunc(usable, func(a, b *source) int { return cmp.Compare(a.owed, b.owed) })
-		if !s.room() {
-			break
 		}
 		requests = append(requests, u.assign(now, s, blocks[0], n))
 		blocks = blocks[n:]
@@ -313,7 +330,7 @@ func (u *unicast) assign(now time.Time, s *source, first uint32, count int) requ
 	for i := range uint32(count) {
 		u.getting[first+i] = s
 	}
-	return request{s, first, count}
+	return request{s, first, count, s.owed}
 }
 
 // start sends a request.
@@ -364,12 +381,8 @@ func (u *unicast) ended(now time.Time, r result) {
 			log.Info("reading over NBD from a server again", "server", s.addr)
 		}
 		s.failures, s.why = 0, nil
-		switch {
-		case r.count == 0:
-		case s.took == 0:
-			s.took = r.took
-		default:
-			s.took += (r.took - s.took) / 4
+		if r.count > 0 && r.conn == nil { // else it includes connecting
+			s.pace.answered(r.bytes, r.owed, r.took)
 		}
 	case u.client.ctx.Err() == nil && !s.broken: // one failure for all that were under way
 		s.broken, s.why = true, r.err

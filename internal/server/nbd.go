@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -120,7 +121,7 @@ func (s *Server) export() {
 	}
 	for _, e := range s.exports {
 		blocks := nbd.Export{
-			Name: e.image.ID().ExportName(), Device: e.image.Blocks(), BlockSize: uint32(e.image.Descriptor().BlockSize), Hidden: true,
+			Name: e.image.ID().ExportName(), Device: &watched{e.image.Blocks(), func(err error) { s.withdraw(e, err) }}, BlockSize: uint32(e.image.Descriptor().BlockSize), Hidden: true,
 		}
 		same := slices.ContainsFunc(list, func(other nbd.Export) bool { return other.Name == blocks.Name })
 		if !same && group && e.state == wire.ImageServed {
@@ -130,6 +131,21 @@ func (s *Server) export() {
 	if err := s.nbd.SetExports(list); err != nil {
 		s.cfg.Log.Error("export over NBD", "error", err)
 	}
+}
+
+// watched is a device of which somebody is told when its bytes are not what was hashed.
+type watched struct {
+	nbd.Device
+	corrupt func(error)
+}
+
+// ReadAt implements nbd.Device.
+func (w *watched) ReadAt(ctx context.Context, p []byte, off int64) error {
+	err := w.Device.ReadAt(ctx, p, off)
+	if errors.Is(err, block.ErrCorrupt) {
+		w.corrupt(err)
+	}
+	return err
 }
 
 // offers is what the server has, as a device: the WELCOMEs that would answer a HELLO for anything, each filled up to
