@@ -218,10 +218,11 @@ func TestRatesCanBeSetChangedAndLifted(t *testing.T) {
 func TestUnknownHostsAreErrorsThatSayWhichThereAre(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{Clients: 3})
 	for name, err := range map[string]error{
-		"Loss":    l.Loss("c4", 1),
-		"Block":   l.Block("c4"),
-		"SetRate": l.SetRate("c4", 1),
-		"GSO":     l.GSO("c4", true),
+		"Loss":         l.Loss("c4", 1),
+		"Block":        l.Block("c4"),
+		"SetRate":      l.SetRate("c4", 1),
+		"SetDownQueue": l.SetDownQueue("c4", 1),
+		"GSO":          l.GSO("c4", true),
 	} {
 		if err == nil || !strings.Contains(err.Error(), "no host c4") {
 			t.Errorf("%s(c4) = %v", name, err)

@@ -29,6 +29,19 @@ func (l *Lab) SetRate(host string, bits int64) error { return l.setRate(host, up
 // 1.5 MB is lost, as in a switch.
 func (l *Lab) SetDownRate(host string, bits int64) error { return l.setRate(host, down, bits) }
 
+// SetDownQueue sets how many bytes wait at most where SetDownRate limits, in place of 1.5 MB.
+func (l *Lab) SetDownQueue(host string, bytes int) error {
+	h, err := l.host(host)
+	if err != nil {
+		return err
+	}
+	change := fmt.Sprintf("qdisc change dev %s parent 1:1 handle 10: bfifo limit %d\n", h.name, bytes)
+	if err := l.inSwitch(change, "tc"); err != nil {
+		return fmt.Errorf("set queue of %s: %w", host, err)
+	}
+	return nil
+}
+
 func (l *Lab) setRate(name string, direction int, bits int64) error {
 	h, err := l.host(name)
 	if err != nil {
@@ -81,32 +94,46 @@ func (l *Lab) TxBytes(host string) (int64, error) { return l.bytes(host, up) }
 // RxBytes is how many bytes the network has sent to host, counted like TxBytes.
 func (l *Lab) RxBytes(host string) (int64, error) { return l.bytes(host, down) }
 
+// Backlog is how many bytes wait in the network to be sent to host.
+func (l *Lab) Backlog(host string) (int64, error) {
+	q, err := l.queue(host, down)
+	return q.Backlog, err
+}
+
 func (l *Lab) bytes(name string, direction int) (int64, error) {
+	q, err := l.queue(name, direction)
+	return q.Bytes, err
+}
+
+// queue is what tc says of the queue at one end of a wire.
+type queue struct {
+	Root           bool
+	Bytes, Backlog int64
+}
+
+func (l *Lab) queue(name string, direction int) (queue, error) {
 	h, err := l.host(name)
 	if err != nil {
-		return 0, err
+		return queue{}, err
 	}
 	namespace, dev, err := l.end(h, direction)
 	if err != nil {
-		return 0, fmt.Errorf("count bytes of %s: %w", name, err)
+		return queue{}, fmt.Errorf("count bytes of %s: %w", name, err)
 	}
 	text, err := output("", "tc", "-n", namespace, "-s", "-j", "qdisc", "show", "dev", dev)
 	if err != nil {
-		return 0, fmt.Errorf("count bytes of %s: %w", name, err)
+		return queue{}, fmt.Errorf("count bytes of %s: %w", name, err)
 	}
-	var queues []struct {
-		Root  bool
-		Bytes int64
-	}
+	var queues []queue
 	if err := json.Unmarshal(text, &queues); err != nil {
-		return 0, fmt.Errorf("count bytes of %s: %w", name, err)
+		return queue{}, fmt.Errorf("count bytes of %s: %w", name, err)
 	}
 	for _, q := range queues {
 		if q.Root {
-			return q.Bytes, nil
+			return q, nil
 		}
 	}
-	return 0, fmt.Errorf("count bytes of %s: its queue is gone", name)
+	return queue{}, fmt.Errorf("count bytes of %s: its queue is gone", name)
 }
 
 // Loss makes the network lose a share of the UDP packets to host, in percent, each independent of the others and of those to
@@ -170,7 +197,7 @@ func (l *Lab) filter(name, kind, rules string) error {
 	return nil
 }
 
-// GSO switches UDP segmentation offload of host's interface. It is on at first: a train crosses the lab as one packet, at a
+// GSO switches segmentation offload of host's interface, of UDP and TCP. It is on at first: a train crosses the lab as one packet, at a
 // speed that no wire has. Off, each datagram is a packet, at some 3 Gbit/s at most.
 func (l *Lab) GSO(host string, on bool) error {
 	if _, err := l.host(host); err != nil {
@@ -180,7 +207,7 @@ func (l *Lab) GSO(host string, on bool) error {
 	if on {
 		state = "on"
 	}
-	err := run("", "nsenter", "--net="+l.path(host), "--", "ethtool", "-K", "eth0", "tx-udp-segmentation", state)
+	err := run("", "nsenter", "--net="+l.path(host), "--", "ethtool", "-K", "eth0", "tx-udp-segmentation", state, "tso", state)
 	if err != nil {
 		return fmt.Errorf("switch segmentation offload of %s %s: %w", host, state, err)
 	}

@@ -1,0 +1,198 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dnbd/dnbd/e2e/lab"
+)
+
+// rate is what the server makes of a link by itself.
+var rate = scenario{
+	name:  "rate",
+	title: "the rate that the server finds by itself",
+	about: "No rate is set. The switch sends to two clients, which copy the image, at 100 Mbit/s or 1 Gbit/s, and keeps 1.5 MB or 50 ms " +
+		"waiting. *First second* is from the first data; *waiting* is the mean of what waits at the switch in the two seconds after it. With " +
+		"*a TCP flow* there is one client at 100 Mbit/s, to which another host sends as much as it can (the kernel's TCP, CUBIC), too; what it has of " +
+		"the link is counted over ten seconds, three after it began. Segmentation offload is off at 100 Mbit/s.",
+	run:     runRate,
+	timeout: 6 * time.Minute,
+}
+
+func runRate(ctx context.Context, r *rig, s *section) error {
+	path, err := r.image(ctx, 512*mib)
+	if err != nil {
+		return err
+	}
+	for range r.either(5, 1) {
+		for _, c := range []struct {
+			label string
+			bits  int64
+		}{{"100 Mbit/s", 100e6}, {"1 Gbit/s", 1e9}} {
+			if err := r.findRate(ctx, s, path, c.label, c.bits); err != nil {
+				return fmt.Errorf("%s: %w", c.label, err)
+			}
+		}
+		if err := r.shareRate(ctx, s, path); err != nil {
+			return fmt.Errorf("beside TCP: %w", err)
+		}
+	}
+	return nil
+}
+
+// packetsMost is a rate, in bits a second, up to which a machine with two processors forwards single packets; above it trains are forwarded.
+const packetsMost = 200e6
+
+// shaped is a network whose switch sends to its clients at a rate, and a server in it.
+func (r *rig) shaped(ctx context.Context, path string, clients int, bits int64, queue int) (*network, func(), error) {
+	n, err := r.network(lab.Options{Servers: 2, Clients: clients, ClientRate: bits})
+	if err != nil {
+		return nil, nil, err
+	}
+	server, err := func() (*process, error) {
+		for _, host := range n.Clients() {
+			if err := n.SetDownQueue(host, queue); err != nil {
+				return nil, err
+			}
+		}
+		for _, host := range n.Servers() {
+			if err := n.GSO(host, bits > packetsMost); err != nil {
+				return nil, err
+			}
+		}
+		return n.serve(ctx, "s1", path)
+	}()
+	if err != nil {
+		n.Close()
+		return nil, nil, err
+	}
+	return n, func() {
+		server.stop()
+		n.Close()
+	}, nil
+}
+
+// copyOnAll starts to copy the image on all clients, and returns when data comes.
+func (n *network) copyOnAll(ctx context.Context) (stop func(), err error) {
+	var clients []*process
+	stop = func() {
+		for _, p := range clients {
+			p.stop()
+		}
+	}
+	first, err := n.RxBytes("c1")
+	if err != nil {
+		return nil, err
+	}
+	for _, host := range n.Clients() {
+		p, err := n.start(ctx, host, n.rig.dnbd, n.rig.copyCommand()[1:]...)
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		clients = append(clients, p)
+	}
+	for {
+		now, err := n.RxBytes("c1")
+		if err == nil && clients[0].hasEnded() {
+			err = clients[0].ended()
+		}
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		if now-first > 64<<10 { // more than questions and answers
+			return stop, nil
+		}
+	}
+}
+
+// findRate measures what is used of a link, and what waits.
+func (r *rig) findRate(ctx context.Context, s *section, path, label string, bits int64) error {
+	n, end, err := r.shaped(ctx, path, 2, bits, 1_500_000)
+	if err != nil {
+		return err
+	}
+	defer end()
+	stop, err := n.copyOnAll(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	used := func(d time.Duration) (float64, time.Duration, error) {
+		began := time.Now()
+		first, err := n.RxBytes("c1")
+		if err != nil {
+			return 0, 0, err
+		}
+		waiting, looks := int64(0), int64(0)
+		for time.Since(began) < d {
+			if err := sleep(ctx, 20*time.Millisecond); err != nil {
+				return 0, 0, err
+			}
+			w, err := n.Backlog("c1")
+			if err != nil {
+				return 0, 0, err
+			}
+			waiting, looks = waiting+w, looks+1
+		}
+		last, err := n.RxBytes("c1")
+		queue := time.Duration(float64(waiting) / float64(looks) * 8 / float64(bits) * float64(time.Second))
+		return float64(last-first) * 8 / time.Since(began).Seconds() / float64(bits), queue, err
+	}
+	first, _, err := used(time.Second)
+	if err != nil {
+		return err
+	}
+	rest, queue, err := used(2 * time.Second)
+	if err != nil {
+		return err
+	}
+	s.add(label+": first second ÷ link", "", first).must(atLeast(0.90, 0.97))
+	s.add(label+": two seconds after ÷ link", "", rest)
+	s.add(label+": waiting", "ms", queue.Seconds()*1000).must(atMost(20, 10))
+	return nil
+}
+
+// shareRate measures who has what of a link that is shared with TCP.
+func (r *rig) shareRate(ctx context.Context, s *section, path string) error {
+	const bits = 100_000_000
+	n, end, err := r.shaped(ctx, path, 1, bits, bits/8/20)
+	if err != nil {
+		return err
+	}
+	defer end()
+	stop, err := n.copyOnAll(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	flow, err := n.StartFlow("s2", "c1")
+	if err != nil {
+		return err
+	}
+	defer flow.Close()
+	if err := sleep(ctx, 3*time.Second); err != nil {
+		return err
+	}
+	first, err := n.RxBytes("c1")
+	if err != nil {
+		return err
+	}
+	before, began := flow.Received(), time.Now()
+	if err := sleep(ctx, 10*time.Second); err != nil {
+		return err
+	}
+	tcp := float64(flow.Received()-before) * 1514 / 1448 // with headers
+	last, err := n.RxBytes("c1")
+	if err != nil {
+		return err
+	}
+	link := float64(bits) / 8 * time.Since(began).Seconds()
+	s.add("a TCP flow's part of the link", "", tcp/link).must(atLeast(0.3, 0.5))
+	s.add("the group's part beside it", "", (float64(last-first)-tcp)/link)
+	return nil
+}
