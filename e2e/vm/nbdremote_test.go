@@ -51,9 +51,15 @@ func startForeign(t testing.TB, l *lab.Lab, size int64, filters, parameters []st
 // startForeignOn is startForeign on any host.
 func startForeignOn(t testing.TB, l *lab.Lab, host string, size int64, filters, parameters []string) *foreign {
 	t.Helper()
+	return startForeignFile(t, l, host, blank(t, size), filters, parameters)
+}
+
+// startForeignFile is startForeignOn with a file that is there.
+func startForeignFile(t testing.TB, l *lab.Lab, host, file string, filters, parameters []string) *foreign {
+	t.Helper()
 	f := &foreign{t: t, l: l, host: host, addr: l.Addr(host).String()}
 	f.args = append([]string{"-f", "-i", f.addr}, filters...)
-	f.args = append(append(f.args, "file", blank(t, size)), parameters...)
+	f.args = append(append(f.args, "file", file), parameters...)
 	f.start()
 	t.Cleanup(func() {
 		if !f.killed {
