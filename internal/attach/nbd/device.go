@@ -325,6 +325,11 @@ func (d *device) takeDown(force bool) error {
 
 // Adjust implements attach.Adjuster.
 func (d *device) Adjust(t attach.Times) error {
+	if d.outlive {
+		if err := safe(d.flags, t); err != nil {
+			return fmt.Errorf("set the time limits of %s: %w", d.claim.Device(), err)
+		}
+	}
 	if err := d.control.Reconfigure(d.index, d.backend, nbdkernel.Times{Timeout: t.Request, DeadConnection: t.Dead}); err != nil {
 		return err
 	}
