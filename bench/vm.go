@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,9 +47,9 @@ type guest struct {
 	rig *rig
 }
 
-// guest boots a machine with Linux 6.12, which has all drivers, two processors and what o adds.
+// guest boots a machine with Linux 6.12, which has all drivers, two processors unless o says another number, and what o adds.
 func (h *hall) guest(ctx context.Context, host string, o vm.Options) (*guest, error) {
-	o.Lab, o.Host, o.CPUs = h.Lab, host, 2
+	o.Lab, o.Host, o.CPUs = h.Lab, host, cmp.Or(o.CPUs, 2)
 	o.Files = h.rack.Load()
 	g, err := h.rack.Start(ctx, vm.Backports, o)
 	if err != nil && g != nil {

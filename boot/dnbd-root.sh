@@ -10,8 +10,9 @@
 #
 # What the machine writes goes to memory, unless OPTION is overlay=none: over the files of the image (overlay=memory, the default), or
 # over its blocks (cow=mem). With nbdroot= it goes to the server, as it does with nbd-client. Any other OPTION is a flag of dnbd
-# attach without its dashes, such as cache-size=256M, io-timeout=1m or trust=KEY, the text of a public key. ro, rw, ip=, rootfstype=
-# and rootflags= are what they are for other roots; panic= says what happens when there is no root and nobody to ask.
+# attach without its dashes, such as cache-size=256M, io-timeout=1m, unicast=SERVER, trust=KEY, the text of a public key, or
+# group-key=/etc/dnbd/initramfs.key, which is in the initramfs if it was there when that was made. ro, rw, ip=, rootfstype= and
+# rootflags= are what they are for other roots; panic= says what happens when there is no root and nobody to ask.
 #
 # It is for any POSIX shell: busybox's, dash, bash.
 

@@ -31,6 +31,14 @@ func TestTheCommandLineIsUnderstood(t *testing.T) {
 				"dnbd=:debian:trust=RWSlYfxuHLOdZJFRTs0eyhkwjdKFD6LVozMnNvo3CZ0vpcrroO4PUIAu,io-timeout=1m",
 				"image debian flags --trust=RWSlYfxuHLOdZJFRTs0eyhkwjdKFD6LVozMnNvo3CZ0vpcrroO4PUIAu --io-timeout=1m overlay memory",
 			},
+			{
+				"dnbd=:debian:unicast=10.0.0.1,unicast=[fd00::1]:99",
+				"image debian flags --unicast=10.0.0.1 --unicast=[fd00::1]:99 overlay memory",
+			},
+			{
+				"dnbd=239.0.0.7:debian:group-key=/etc/dnbd/initramfs.key,cow=mem",
+				"image dnbd://239.0.0.7/debian flags --group-key=/etc/dnbd/initramfs.key --cow=mem overlay none",
+			},
 			{"dnbd=:first dnbd=:last", "image last flags overlay memory"},
 			{"dnbd=:debian:cow=mem,driver=ublk", "image debian flags --cow=mem --driver=ublk overlay none"},
 			{"dnbd=nbd://10.0.0.1/disk,overlay=memory", "image nbd://10.0.0.1/disk flags overlay memory"},

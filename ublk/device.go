@@ -47,12 +47,21 @@ type Zeroer interface {
 	WriteZeroes(ctx context.Context, off, n int64, hole, fast, fua bool) error
 }
 
+// Prompter is a device that knows of writes for which it waits for nothing but this machine: memory, or the cache of a file. The
+// thread that fetches requests carries them out itself, which saves handing them to another one, and waking it. What else comes by
+// its queue waits meanwhile.
+type Prompter interface {
+	// Prompt says whether a write of n bytes at off is one of those. It returns at once.
+	Prompt(off, n int64) bool
+}
+
 // capabilities are what a disk's device can do, nil where it cannot or may not.
 type capabilities struct {
-	writer  Writer
-	flusher Flusher
-	trimmer Trimmer
-	zeroer  Zeroer
+	writer   Writer
+	flusher  Flusher
+	trimmer  Trimmer
+	zeroer   Zeroer
+	prompter Prompter
 }
 
 // capabilities returns what the users of a disk may do.
@@ -64,6 +73,7 @@ func (c *Config) capabilities() (can capabilities) {
 		can.flusher, _ = c.Device.(Flusher)
 		can.trimmer, _ = c.Device.(Trimmer)
 		can.zeroer, _ = c.Device.(Zeroer)
+		can.prompter, _ = c.Device.(Prompter)
 	}
 	return can
 }

@@ -222,9 +222,18 @@ func TestTheDiskHasTheDevicesBytes(t *testing.T) {
 
 func TestManyWritersAndReadersAtOnce(t *testing.T) {
 	m := newMemory(64 << 20)
-	d := made(t, Config{Device: m, Queues: 2})
-	hammer(t, d.Path(), 16, 4<<20, 150)
+	for name, device := range map[string]Device{"by goroutines": m, "partly by the threads": prompt{m}} {
+		t.Run(name, func(t *testing.T) {
+			d := made(t, Config{Device: device, Queues: 2})
+			hammer(t, d.Path(), 16, 4<<20, 150)
+		})
+	}
 }
+
+// prompt is a device to which the disk's threads make some writes themselves.
+type prompt struct{ *memory }
+
+func (prompt) Prompt(off, _ int64) bool { return off/sector%2 == 0 }
 
 // hammer has writers write to and read from regions of their own, at random, and check what they read.
 func hammer(t *testing.T, path string, writers int, region int64, rounds int) {

@@ -9,6 +9,13 @@ import (
 	"time"
 )
 
+// prompt says whether the queue's thread had better carry out the request tag itself.
+func (q *queue) prompt(tag uint16) bool {
+	d := q.descs[tag]
+	return q.disk.can.prompter != nil && d.opFlags&opMask == opWriteData && d.opFlags&requestFUA == 0 &&
+		q.disk.can.prompter.Prompt(int64(d.start)*sector, int64(d.sectors)*sector)
+}
+
 // handle carries out the request tag and answers it.
 func (q *queue) handle(tag uint16) {
 	q.began[tag].Store(max(1, int64(time.Since(q.disk.made))))

@@ -16,7 +16,7 @@ import (
 )
 
 // thread serves queues. The kernel talks about a queue to one thread only, which so does nothing else: it fetches requests, starts
-// a goroutine for each, and commits what they have answered.
+// a goroutine for each that may take its time, and commits what was answered.
 type thread struct {
 	disk   *Disk
 	queues []*queue
@@ -110,8 +110,12 @@ func (t *thread) serve(ready chan<- error, mapped <-chan struct{}) error {
 			case c.Data == wakeData:
 				err = ring.Read(t.wake, t.woken, 0, wakeData)
 			case c.Result == 0:
-				started = true
 				q, tag := t.queues[c.Data>>tagBits], uint16(c.Data&tagMask)
+				if q.prompt(tag) {
+					q.handle(tag)
+					break
+				}
+				started = true
 				requests.Go(func() { q.handle(tag) })
 			default:
 				fetching--

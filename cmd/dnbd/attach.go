@@ -91,7 +91,8 @@ func attachCommand() *cobra.Command {
 	f.StringVar(&o.socket, "socket", "", "make the socket at `PATH` (default: named after the image, in "+control.Dir()+"/nbd)")
 	f.DurationVar(&o.ioTimeout, "io-timeout", 0, "let reads, and this command, fail when no server answers for this long, such as 30s (default: wait)")
 	f.DurationVar(&o.wait, "wait", 0, "give up when no server has offered the image for this long (default: wait)")
-	f.DurationVar(&o.timeout, "timeout", 0, "with driver nbd, send a request again that was not answered for this long (default: 30s)")
+	f.DurationVar(&o.timeout, "timeout", 0, "with driver nbd, send a request again that was not answered for this long (default: 30s);\n"+
+		"below 10s, an NBD export that can be written to goes through the process, as with --relay")
 	f.BoolVar(&o.resume, "resume", false, "take over DEVICE, whose process has ended, with the same image: what waits for it goes on")
 	f.BoolVar(&o.restart, "restart", false, "as --resume if a process that has ended left DEVICE, and attach it otherwise: for service managers")
 	f.BoolVar(&o.lock, "lock-memory", false, "keep the process in memory: the device carries the root, or whatever else the process itself\n"+

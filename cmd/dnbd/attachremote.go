@@ -215,7 +215,7 @@ func rank(d attach.Driver) int {
 // open opens the export in this process.
 func (o *attachOptions) open(ctx context.Context, config nbd.DialConfig) (block.Device, error) {
 	if o.nbd.size != 0 || o.nbd.blockSize != 0 {
-		return nil, errors.New("another size or block size needs driver nbd, and no TLS")
+		return nil, errors.New("another size or block size is for what the kernel talks to itself: with driver nbd, and without TLS, --cow and a short --timeout")
 	}
 	dev, err := remote.Open(ctx, o.image, config)
 	if err == nil && (o.nbd.readOnly || o.cow != "") {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/control"
+	"github.com/dnbd/dnbd/internal/listen"
 	"github.com/dnbd/dnbd/internal/server"
 	"github.com/dnbd/dnbd/internal/size"
 	"github.com/dnbd/dnbd/internal/udp"
@@ -49,9 +50,24 @@ func listenerURI(addr net.Addr) string {
 	case *net.UnixAddr:
 		return "nbd+unix:///?socket=" + a.Name
 	case *vsock.Addr:
-		return fmt.Sprintf("nbd+vsock://%d:%d", a.ContextID, a.Port)
+		return fmt.Sprintf("nbd+vsock://%d:%d", contextID(a), a.Port)
 	}
 	return addr.Network() + ":" + addr.String()
+}
+
+// contextID is by which a machine's virtual machines, or a virtual machine's host, reach a vsock listener of this machine. Where there
+// are neither it is that for programs of the same machine.
+func contextID(a *vsock.Addr) uint32 {
+	id := a.ContextID
+	if id == listen.AnyContext {
+		if own, err := vsock.ContextID(); err == nil {
+			id = own
+		}
+	}
+	if id == listen.AnyContext {
+		id = vsock.Local
+	}
+	return id
 }
 
 // serverStatus is a server's state as the control socket shows it.

@@ -14,7 +14,7 @@ import (
 // errSwapProcess is why a device that a process serves does not carry swap. Linux gives the kernel's own connections memory from a
 // reserve; a process has none of that, and what is sent to it is dropped when memory is short.
 var errSwapProcess = errors.New("--swap: this device would be served by a process, which needs memory itself when there is none left: " +
-	"swap takes driver nbd, without TLS, --cow and --relay, and a server whose blocks the kernel can have")
+	"swap takes driver nbd, without TLS, --cow, --relay and a --timeout below 10s, and a server whose blocks the kernel can have")
 
 // hold prepares the process for what its device carries.
 func (o *attachOptions) hold(log *slog.Logger) error {

@@ -28,8 +28,8 @@ const (
 	dracut         initramfsTool = "dracut --no-hostonly --no-compress --force /initramfs $release"
 )
 
-// make makes an initramfs as the users of the tool do: in the Debian of the userland, with dnbd, what make install-boot installs, and
-// the modules of a kernel put into it. What is mounted for that is gone with the shell.
+// make makes an initramfs as the users of the tool do: in the Debian of the userland, with dnbd, what make install-boot installs, the
+// modules of a kernel, and a group's key put into it, which is beside the initramfs then. What is mounted for that is gone with the shell.
 func (tool initramfsTool) make(kernel vm.Kernel, debian, dnbd, initramfs string) error {
 	modules, release, err := kernel.Modules()
 	if err != nil {
@@ -52,6 +52,10 @@ func (tool initramfsTool) make(kernel vm.Kernel, debian, dnbd, initramfs string)
 		cp "$config" boot/config-$release
 		cp "$dnbd" usr/local/bin/dnbd
 		make -C "$source" install-boot DESTDIR="$PWD"
+		mkdir -p etc/dnbd
+		"$dnbd" key new etc/dnbd/initramfs.key
+		cp -p etc/dnbd/initramfs.key "$initramfs.key"
+		echo UMASK=0077 > etc/initramfs-tools/conf.d/dnbd
 		chroot . `+string(tool)+`
 		cp initramfs "$initramfs"`)
 	cmd.Env = append(os.Environ(), "debian="+debian, "modules="+modules, "config="+config, "release="+release, "dnbd="+dnbd, "source="+source,
@@ -138,9 +142,18 @@ func TestTheKernelsCommandLineNamesTheRoot(t *testing.T) {
 		if err := os.Symlink(debian, image); err != nil {
 			t.Fatal(err)
 		}
-		serve(t, l, "s1", image)
-		serveAddresses(t, l, "s1", l.Addr("v1"))
-		g := diskless(t, l, tool, "dnbd=239.0.0.1:bookworm:driver=fuse,cache-size=128M")
+		file, err := initramfs[tool]()
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(t, l, "s1", "--group-key", file+".key", image)
+		address := ""
+		if tool == dracut {
+			address = fmt.Sprintf(" ip=%v:::255.255.0.0:::none", l.Addr("v1"))
+		} else {
+			serveAddresses(t, l, "s1", l.Addr("v1"))
+		}
+		g := diskless(t, l, tool, "dnbd=239.0.0.1:bookworm:driver=fuse,cache-size=128M,group-key=/etc/dnbd/initramfs.key"+address)
 		if err := logIn(ctx, g); err != nil {
 			t.Fatal(err)
 		}
@@ -164,9 +177,9 @@ func TestAnOverlayInMemoryIsARootOfItsOwn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 	defer cancel()
 	l := lab.ForTest(t, lab.Options{VMs: 1})
-	serve(t, l, "s1", disk)
+	serve(t, l, "s1", "--nbd", ":10809", disk)
 	serveAddresses(t, l, "s1", l.Addr("v1"))
-	g := diskless(t, l, initramfsTools, "dnbd=:disk:cow=mem rw")
+	g := diskless(t, l, initramfsTools, fmt.Sprintf("dnbd=:disk:cow=mem,unicast=%v rw", l.Addr("s1")))
 	if err := logIn(ctx, g); err != nil {
 		t.Fatal(err)
 	}

@@ -26,14 +26,19 @@ const OverlayRoot = `
 // RootFromGroup makes an image of the group, a Debian in erofs, the guest's root, under a layer of its own in memory, and starts
 // the init there. It takes the modules fuse, loop, overlay and erofs, and 512 MiB of memory.
 func (g *Guest) RootFromGroup(ctx context.Context, image string) error {
-	device, err := g.Run(ctx, "dnbd", "attach", "--driver", "fuse", "--cache-size", "128M", image)
-	if err != nil {
-		return err
-	}
-	if _, err := g.Run(ctx, "sh", "-ec", OverlayRoot, "sh", strings.TrimSpace(device)); err != nil {
+	if err := g.MountFromGroup(ctx, image); err != nil {
 		return err
 	}
 	return g.SwitchRoot(ctx, "/new", "/sbin/init")
+}
+
+// MountFromGroup is the first half of RootFromGroup: it mounts what is to be the root at /new.
+func (g *Guest) MountFromGroup(ctx context.Context, image string) error {
+	device, err := g.Run(ctx, "dnbd", "attach", "--driver", "fuse", "--cache-size", "128M", image)
+	if err == nil {
+		_, err = g.Run(ctx, "sh", "-ec", OverlayRoot, "sh", strings.TrimSpace(device))
+	}
+	return err
 }
 
 // LogIn waits for the login of the userland on the console, and logs in.

@@ -30,18 +30,22 @@ func writableUserland(t *testing.T) string {
 
 func TestAMachineHasItsRootOnAnNBDServerAsWithNbdClient(t *testing.T) {
 	vm.Need(t)
+	need(t, "nbdkit")
 	disk := writableUserland(t)
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 	defer cancel()
 	l := lab.ForTest(t, lab.Options{VMs: 1})
-	serve(t, l, "s1", "--group", "none", "--writable", "--nbd", ":10809", disk)
+	server := startForeignFile(t, l, "s1", disk, nil, nil)
 	serveAddresses(t, l, "s1", l.Addr("v1"))
 	g := diskless(t, l, initramfsTools, fmt.Sprintf("root=/dev/nbd0 nbdroot=%v,disk rw", l.Addr("s1")))
 	if err := logIn(ctx, g); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Type("echo kept > /root/note; systemctl poweroff\n"); err != nil {
+	// The process that was started in the initramfs has to find its way there when the server has restarted.
+	server.kill()
+	server.start()
+	if err := g.Type("echo kept > /root/note; echo 3 > /proc/sys/vm/drop_caches; systemctl poweroff\n"); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.AwaitEnd(ctx); err != nil {

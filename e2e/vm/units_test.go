@@ -80,9 +80,12 @@ func TestSystemdKeepsADeviceThatIsMounted(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 			defer cancel()
 			g := managed(ctx, t, c.kernel, c.modules, map[string]string{"/srv/films": films}, `
-				mkdir /new/films /new/etc/dnbd
+				mkdir -p /new/films /new/etc/dnbd /new/etc/systemd/system/dnbd-server.service.d
+				dnbd key new /new/etc/dnbd/group.key
+				sed -n 's/^#\t//p' /new/usr/local/lib/systemd/system/dnbd-server.service | grep -v ^SERVE= \
+					> /new/etc/systemd/system/dnbd-server.service.d/key.conf
 				echo 'SERVE=--iface lo /srv/films' > /new/etc/dnbd/server.conf
-				echo 'FLAGS=--iface lo --timeout 1s --cow /var/lib/films.cow' > /new/etc/dnbd/films.conf
+				echo 'FLAGS=--iface lo --timeout 1s --group-key /etc/dnbd/group.key --cow /var/lib/films.cow' > /new/etc/dnbd/films.conf
 				echo '/run/dnbd/disk-films /films ext4 _netdev' > /new/etc/fstab
 				chroot /new systemctl enable dnbd-server.service dnbd@films.service`)
 			if got := inside(t, g, "cat", "/films/film"); got != "moving pictures" {
@@ -95,6 +98,11 @@ func TestSystemdKeepsADeviceThatIsMounted(t *testing.T) {
 				t.Errorf("the driver is another one: %s", got)
 			}
 			serverIsNobody(t, g)
+			server := serverProcess(t, g)
+			inside(t, g, "systemctl", "reload", "dnbd-server")
+			if got := serverProcess(t, g); got != server {
+				t.Errorf("process %s was to look at its images again, and now there is process %s", server, got)
+			}
 			if got := inside(t, g, "dnbd", "info", "nbd://127.0.0.1/films"); !strings.Contains(got, "films") {
 				t.Errorf("the server's socket offers %q", got)
 			}
@@ -129,10 +137,16 @@ func TestSystemdKeepsADeviceThatIsMounted(t *testing.T) {
 	}
 }
 
+// serverProcess is the server's process id.
+func serverProcess(t *testing.T, g *vm.Guest) string {
+	t.Helper()
+	return strings.TrimSpace(inside(t, g, "systemctl", "show", "--value", "--property=MainPID", "dnbd-server"))
+}
+
 // serverIsNobody checks that the server has no rights.
 func serverIsNobody(t *testing.T, g *vm.Guest) {
 	t.Helper()
-	status := inside(t, g, "sh", "-c", "cat /proc/$(systemctl show --value --property=MainPID dnbd-server)/status")
+	status := inside(t, g, "cat", "/proc/"+serverProcess(t, g)+"/status")
 	for line := range strings.Lines(status) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
 		switch {

@@ -123,8 +123,12 @@ func removeStale(ctx context.Context, path string) error {
 	return os.Remove(path)
 }
 
+// AnyContext is the context id of a vsock listener that takes clients at all of those that this machine has: VMADDR_CID_ANY, vsock(7).
+const AnyContext = 1<<32 - 1
+
 func (a Address) listenVsock(context.Context) ([]net.Listener, error) {
-	l, err := vsock.Listen(a.port, nil)
+	// Programs of this machine are heard, too, who come to a context id of its own.
+	l, err := vsock.ListenContextID(AnyContext, a.port, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w; virtual machines and their hosts have vsock, on Linux", err)
 	}

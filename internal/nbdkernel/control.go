@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -30,6 +31,9 @@ const AnyIndex = -1
 type Control struct {
 	conn   *genetlink.Conn
 	family genetlink.Family
+	// sys is sysfs. A process that was started in an initramfs does not find it by its path once the machine has left that for
+	// the root that the process serves.
+	sys *os.Root
 }
 
 // Open connects to the kernel's driver, which it tries to load when it is missing. The error wraps ErrUnavailable when that
@@ -52,11 +56,15 @@ func Open() (*Control, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &Control{conn: conn, family: family}, nil
+	sys, err := os.OpenRoot(sysfs)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return &Control{conn: conn, family: family, sys: sys}, nil
 }
 
-// Close closes the netlink socket. Devices stay as they are.
-func (c *Control) Close() error { return c.conn.Close() }
+// Close gives back what Open has opened. Devices stay as they are.
+func (c *Control) Close() error { return errors.Join(c.sys.Close(), c.conn.Close()) }
 
 // Config is how a device is to be. The kernel counts its times in seconds; parts of one count as a whole.
 type Config struct {

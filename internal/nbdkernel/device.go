@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -42,8 +43,8 @@ type Load struct {
 	Outstanding uint64
 }
 
-// sysfs is where the kernel shows block devices.
-const sysfs = "/sys/block"
+// sysfs is where the kernel shows devices, those of blocks in the directory block.
+const sysfs = "/sys"
 
 // sector is sysfs' unit of sizes, in bytes.
 const sector = 512
@@ -57,7 +58,7 @@ func Index(path string) (int, bool) {
 
 // Devices returns all devices that there are.
 func Devices() ([]Device, error) {
-	dirs, err := filepath.Glob(sysfs + "/nbd[0-9]*")
+	dirs, err := filepath.Glob(sysfs + "/block/nbd[0-9]*")
 	if err != nil {
 		return nil, err
 	}
@@ -80,32 +81,40 @@ func Devices() ([]Device, error) {
 }
 
 // Look returns device index. The error wraps fs.ErrNotExist when there is none.
-func Look(index int) (Device, error) {
+func Look(index int) (Device, error) { return look(os.DirFS(sysfs), index) }
+
+// Look is the function of that name, also when /sys is no longer where it was.
+func (c *Control) Look(index int) (Device, error) { return look(c.sys.FS(), index) }
+
+func look(sys fs.FS, index int) (Device, error) {
 	d := Device{Index: index}
-	dir := filepath.Join(sysfs, filepath.Base(name(index)))
-	sectors, err := number(filepath.Join(dir, "size"))
+	dir := d.dir()
+	sectors, err := number(sys, path.Join(dir, "size"))
 	if err != nil {
 		return d, err
 	}
 	d.Size = int64(sectors) * sector
 	// The files that follow are there while the device is connected.
-	if pid, err := number(filepath.Join(dir, "pid")); err == nil {
+	if pid, err := number(sys, path.Join(dir, "pid")); err == nil {
 		d.PID = int(pid)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return d, err
 	}
-	if backend, err := os.ReadFile(filepath.Join(dir, "backend")); err == nil {
+	if backend, err := fs.ReadFile(sys, path.Join(dir, "backend")); err == nil {
 		d.Backend = strings.TrimSuffix(string(backend), "\n")
 	}
-	queues, err := filepath.Glob(filepath.Join(dir, "mq", "[0-9]*"))
+	queues, err := fs.Glob(sys, path.Join(dir, "mq", "[0-9]*"))
 	d.Connections = len(queues)
 	return d, err
 }
 
-// Load returns what the device has done since it was made, and has to do.
-func (d Device) Load() (Load, error) {
-	path := filepath.Join(sysfs, filepath.Base(d.Path()), "stat")
-	b, err := os.ReadFile(path)
+// dir is the device's directory in sysfs.
+func (d Device) dir() string { return path.Join("block", path.Base(d.Path())) }
+
+// Load returns what device index has done since it was made, and has to do.
+func (c *Control) Load(index int) (Load, error) {
+	file := path.Join(Device{Index: index}.dir(), "stat")
+	b, err := fs.ReadFile(c.sys.FS(), file)
 	if err != nil {
 		return Load{}, err
 	}
@@ -113,11 +122,11 @@ func (d Device) Load() (Load, error) {
 	var v [9]uint64
 	fields := strings.Fields(string(b))
 	if len(fields) < len(v) {
-		return Load{}, fmt.Errorf("%s has %d numbers", path, len(fields))
+		return Load{}, fmt.Errorf("%s has %d numbers", file, len(fields))
 	}
 	for i := range v {
 		if v[i], err = strconv.ParseUint(fields[i], 10, 64); err != nil {
-			return Load{}, fmt.Errorf("%s: %w", path, err)
+			return Load{}, fmt.Errorf("%s: %w", file, err)
 		}
 	}
 	return Load{Reads: v[0], ReadBytes: v[2] * sector, Writes: v[4], WrittenBytes: v[6] * sector, Outstanding: v[8]}, nil
@@ -125,32 +134,31 @@ func (d Device) Load() (Load, error) {
 
 // LimitRequests makes the kernel split requests that are larger than this many bytes.
 func (d Device) LimitRequests(most int64) error {
-	path := filepath.Join(sysfs, filepath.Base(d.Path()), "queue", "max_sectors_kb")
-	now, err := number(path)
+	file := path.Join(d.dir(), "queue", "max_sectors_kb")
+	now, err := number(os.DirFS(sysfs), file)
 	if err != nil || int64(now)<<10 <= most {
 		return err
 	}
 	if most < 4<<10 {
 		return fmt.Errorf("%s cannot be limited to requests of %d bytes, 4096 are the least", d.Path(), most)
 	}
-	return os.WriteFile(path, []byte(strconv.FormatInt(most>>10, 10)), 0)
+	return os.WriteFile(path.Join(sysfs, file), []byte(strconv.FormatInt(most>>10, 10)), 0)
 }
 
 // SetReadAhead sets how many bytes the kernel reads ahead of programs that read sequentially.
 func (d Device) SetReadAhead(n int64) error {
-	path := filepath.Join(sysfs, filepath.Base(d.Path()), "queue", "read_ahead_kb")
-	return os.WriteFile(path, []byte(strconv.FormatInt(n>>10, 10)), 0)
+	return os.WriteFile(path.Join(sysfs, d.dir(), "queue", "read_ahead_kb"), []byte(strconv.FormatInt(n>>10, 10)), 0)
 }
 
 // number reads a file with one number.
-func number(path string) (uint64, error) {
-	b, err := os.ReadFile(path)
+func number(sys fs.FS, file string) (uint64, error) {
+	b, err := fs.ReadFile(sys, file)
 	if err != nil {
 		return 0, err
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
+		return 0, fmt.Errorf("%s: %w", file, err)
 	}
 	return n, nil
 }

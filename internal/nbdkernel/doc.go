@@ -12,6 +12,7 @@
 //     fails at once.
 //   - A request that is not answered within the timeout kills its connection. A device with one connection and no timeout
 //     waits for ever; one with several and no timeout waits 30 s.
+//     What the server has of that connection it may carry out later than what is sent again, and than what follows.
 //   - Reconfigure takes as many sockets as there are dead connections, and ignores the others without a word. See Taken.
 //   - Disconnect waits for the lock of whoever is sending. A sender is stuck when the server takes nothing any more; so shut
 //     the sockets down first.

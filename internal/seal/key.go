@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 
@@ -135,8 +136,12 @@ func readFile(path string) ([]Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	others := fs.FileMode(0o077)
+	if isCredential(path) {
+		others = 0o007
+	}
 	// Windows has no such modes, and says 0666.
-	if mode := st.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
+	if mode := st.Mode().Perm(); mode&others != 0 && runtime.GOOS != "windows" {
 		return nil, fmt.Errorf("its mode is %04o, so that others may read it: chmod 600 %s", mode, path)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
@@ -147,6 +152,13 @@ func readFile(path string) ([]Key, error) {
 		return nil, errors.New("it is too large to be a file of keys")
 	}
 	return Parse(text)
+}
+
+// isCredential says that systemd passes a file on to this process (LoadCredential=), in a directory that only its user and root can
+// look into. The user may have it by an ACL, of which the mode shows as much as if the group could read it.
+func isCredential(path string) bool {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	return dir != "" && filepath.Dir(path) == filepath.Clean(dir)
 }
 
 // Create makes a file with one new key, which nobody else may read. It fails if the file is there.

@@ -52,6 +52,36 @@ func TestAFileThatOthersMayReadIsRefused(t *testing.T) {
 	}
 }
 
+// systemd gives a service's user what it passes on by an ACL, if it can. The mode looks as if a group could read it then.
+func TestAFileThatSystemdPassesOnIsTaken(t *testing.T) {
+	dir := t.TempDir()
+	path, elsewhere := filepath.Join(dir, "group-key"), filepath.Join(t.TempDir(), "group-key")
+	for _, path := range []string{path, elsewhere} {
+		if _, err := Create(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o440); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := ReadFile(path); err == nil {
+		t.Error("it is taken without systemd")
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	if _, err := ReadFile(path); err != nil {
+		t.Error(err)
+	}
+	if _, err := ReadFile(elsewhere); err == nil {
+		t.Error("a file elsewhere is taken")
+	}
+	if err := os.Chmod(path, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadFile(path); err == nil {
+		t.Error("one that everybody may read is taken")
+	}
+}
+
 func TestNoMessageTellsASecret(t *testing.T) {
 	k := key(0xab)
 	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {

@@ -27,7 +27,9 @@ const maxDevices = 1024
 type Claim struct {
 	device string
 	dir    string
-	lock   *os.File
+	// files is the directory. A process that was started in an initramfs does not find it by its path once the machine has left that.
+	files *os.Root
+	lock  *os.File
 }
 
 // Take claims the absolute path device for driver, in a directory below parent that all drivers share. What a dead process of
@@ -82,6 +84,9 @@ func (c *Claim) take() error {
 			f.Close() // whoever had it before has removed it
 			continue
 		}
+		if c.files, err = os.OpenRoot(c.dir); err != nil {
+			return errors.Join(err, f.Close())
+		}
 		c.lock = f
 		return nil
 	}
@@ -92,6 +97,9 @@ func (c *Claim) Device() string { return c.device }
 
 // Path is the path of the file called name in the claim's directory, where the driver may keep what it needs.
 func (c *Claim) Path(name string) string { return filepath.Join(c.dir, name) }
+
+// Write writes the file called name in the claim's directory.
+func (c *Claim) Write(name string, b []byte) error { return c.files.WriteFile(name, b, 0o600) }
 
 // Target is what the link was last made to lead to, whether it is still there or not; empty if it was removed by Unlink or
 // never made.
@@ -142,7 +150,7 @@ func (c *Claim) Unlink() error {
 }
 
 // Leave gives the claim up, and leaves its directory to the next one.
-func (c *Claim) Leave() error { return c.lock.Close() }
+func (c *Claim) Leave() error { return errors.Join(c.files.Close(), c.lock.Close()) }
 
 // Drop gives the claim up and removes its directory, from which the driver has removed what it put there.
 func (c *Claim) Drop() error {
@@ -153,7 +161,7 @@ func (c *Claim) Drop() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, c.lock.Close())...)
+	return errors.Join(append(errs, c.files.Close(), c.lock.Close())...)
 }
 
 // Place calls try with o.Device as an absolute path or, if it is empty, as /dev/dnbd0, /dev/dnbd1 and so on, until one of these

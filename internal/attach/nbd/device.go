@@ -184,7 +184,7 @@ func (d *device) adopt() (*link, error) {
 
 // ours returns an error unless the kernel's device is still the one that was attached.
 func (d *device) ours() error {
-	k, err := nbdkernel.Look(d.index)
+	k, err := d.control.Look(d.index)
 	switch {
 	case err != nil:
 		return err
@@ -325,6 +325,11 @@ func (d *device) takeDown(force bool) error {
 
 // Adjust implements attach.Adjuster.
 func (d *device) Adjust(t attach.Times) error {
+	if d.outlive {
+		if err := safe(d.flags, t); err != nil {
+			return fmt.Errorf("set the time limits of %s: %w", d.claim.Device(), err)
+		}
+	}
 	if err := d.control.Reconfigure(d.index, d.backend, nbdkernel.Times{Timeout: t.Request, DeadConnection: t.Dead}); err != nil {
 		return err
 	}
@@ -336,9 +341,8 @@ func (d *device) Adjust(t attach.Times) error {
 
 // Inspect implements attach.Inspector.
 func (d *device) Inspect() attach.Details {
-	k := nbdkernel.Device{Index: d.index}
-	i := attach.Details{Kernel: k.Path(), Features: features(d.flags)}
-	if load, err := k.Load(); err == nil { // it fails once the device is gone
+	i := attach.Details{Kernel: d.kernelPath(), Features: features(d.flags)}
+	if load, err := d.control.Load(d.index); err == nil { // it fails once the device is gone
 		i.Outstanding, i.Requests = int(load.Outstanding), load.Reads+load.Writes
 	}
 	if d.counts != nil {

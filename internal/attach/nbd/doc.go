@@ -16,5 +16,9 @@
 // A request that the kernel sends again may still be under way here from the first time. A write that was repeated, answered
 // and overwritten must not be done late by the old connection. So writes to the same bytes wait for one another, and one is
 // done only if its connection is still there when its turn has come: the kernel shuts a connection down before it sends
-// anything again elsewhere. A server at the other end of a network cannot see that; there it is the kernel's risk.
+// anything again elsewhere. A server at the other end of a network does not look: it carries out what it has of a connection
+// that was shut down, and what still comes, when it gets round to it. Nor does anything tell here when it is done, since the
+// kernel also shuts down its own end for what the server says. So the kernel talks to such a server itself, in order to write,
+// only with a time limit that a server misses when it hangs, and not when it or its disk is busy (slowest). With a shorter one
+// all goes through this process, which sends nothing twice while a connection lasts.
 package nbd

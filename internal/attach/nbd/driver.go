@@ -33,6 +33,9 @@ const (
 	// it is for the user to say that an error is better.
 	requestTime = 30 * time.Second
 	deadTime    = 100 * 365 * 24 * time.Hour
+	// slowest is the shortest time limit for requests that the kernel may have where it writes to a server itself. Behind a full
+	// cache, or on a machine with too little of everything, a write takes seconds; Linux' own disks are given up after 30.
+	slowest = 10 * time.Second
 )
 
 // known are the transmission flags that the kernel's driver makes use of.
@@ -113,15 +116,19 @@ type RemoteOptions struct {
 }
 
 // AttachRemote attaches the export that uri, an NBD URI, names, as Attach does. The kernel talks to the server itself. The
-// error wraps errors.ErrUnsupported when it cannot: with TLS, or with blocks larger than a page.
+// error wraps errors.ErrUnsupported when it cannot, or had better not: with TLS, over vsock, with blocks larger than a page, and
+// where it would write and send again what was not answered in less than 10 s.
 func (d *Driver) AttachRemote(ctx context.Context, uri string, r RemoteOptions, o attach.Options) (attach.Attachment, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if u, err := nbd.ParseURI(uri); err != nil {
+	switch u, err := nbd.ParseURI(uri); {
+	case err != nil:
 		return nil, err
-	} else if u.TLS || r.Dial.TLS != nil {
+	case u.TLS || r.Dial.TLS != nil:
 		return nil, fmt.Errorf("attach %s: the kernel's driver knows no TLS: %w", uri, errors.ErrUnsupported)
+	case u.Network == "vsock": // since Linux 6.18, and what was mended like that
+		return nil, fmt.Errorf("attach %s: the kernel's driver takes TCP and unix sockets alone: %w", uri, errors.ErrUnsupported)
 	}
 	r.Dial.NoStructuredReplies = true
 	server := &remote{uri: uri, config: r.Dial, first: make(chan *link, 1)}
@@ -141,6 +148,9 @@ func (d *Driver) AttachRemote(ctx context.Context, uri string, r RemoteOptions, 
 	}
 	if r.ReadOnly {
 		p.flags |= readOnly
+	}
+	if err := safe(p.flags, o.Times); err != nil {
+		return nil, fmt.Errorf("attach %s: %w: %w", uri, err, errors.ErrUnsupported)
 	}
 	if r.BlockSize != 0 {
 		if r.BlockSize < p.blockSize {
@@ -162,6 +172,16 @@ func (d *Driver) AttachRemote(ctx context.Context, uri string, r RemoteOptions, 
 		o.Log.Warn("the device ends before the export does: it has whole blocks only", "bytes", rest)
 	}
 	return d.place(ctx, o, p)
+}
+
+// safe returns an error unless the kernel may write to a server by itself with time limits, of which 0 is the default. See the
+// package's comment.
+func safe(flags uint16, t attach.Times) error {
+	if flags&readOnly == 0 && 0 < t.Request && t.Request < slowest {
+		return fmt.Errorf("the kernel would send a write again after %v, and a server that was only slow would do the first one "+
+			"after later ones: give it %v at least", t.Request, slowest)
+	}
+	return nil
 }
 
 // plan is what a device is to be.

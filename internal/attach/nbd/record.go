@@ -32,7 +32,7 @@ func record(c *claim.Claim, inherited string, links []slot) error {
 	if b.Len() == 0 {
 		return nil
 	}
-	return os.WriteFile(c.Path(recordName), []byte(b.String()), 0o600)
+	return c.Write(recordName, []byte(b.String()))
 }
 
 // recorded returns what was written down.

@@ -236,6 +236,15 @@ func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return nil
 }
 
+// Prompt says whether a write waits for nothing but the scratch: whether it is of whole blocks that are the overlay's already.
+func (d *Device) Prompt(off, n int64) bool {
+	if off%BlockSize != 0 || n%BlockSize != 0 || n == 0 || block.CheckRange(d.size, off, n) != nil {
+		return false
+	}
+	s, like := d.run(off, n)
+	return s == isData && like == n
+}
+
 // Prefetch implements block.Prefetcher.
 func (d *Device) Prefetch(ctx context.Context, off, n int64) error {
 	if err := d.check(ctx, off, n); err != nil {

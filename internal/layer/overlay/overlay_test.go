@@ -204,6 +204,29 @@ func TestAWholeBlockNeedsNothingFromTheBase(t *testing.T) {
 	}
 }
 
+func TestAWriteIsPromptThatNeedsTheScratchAlone(t *testing.T) {
+	d := opened(t, baseBytes(size), blocktest.NewDisk(Size(size)), thisStart)
+	must(t, d.WriteAt(t.Context(), make([]byte, 3*BlockSize), 2*BlockSize, false), d.Trim(t.Context(), 4*BlockSize, BlockSize, false))
+	for _, c := range []struct {
+		off, n int64
+		want   bool
+	}{
+		{2 * BlockSize, BlockSize, true},
+		{2 * BlockSize, 2 * BlockSize, true},
+		{2 * BlockSize, 512, false},
+		{2*BlockSize + 512, BlockSize, false},
+		{BlockSize, 2 * BlockSize, false},     // begins in the base
+		{2 * BlockSize, 3 * BlockSize, false}, // ends in what gave its space back
+		{2 * BlockSize, 0, false},
+		{size / BlockSize * BlockSize, BlockSize, false}, // behind the end
+	} {
+		if got := d.Prompt(c.off, c.n); got != c.want {
+			t.Errorf("%d bytes at %d: %v", c.n, c.off, got)
+		}
+	}
+	must(t, d.Close())
+}
+
 func TestAWriteToABlockThatIsCopiedWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
