@@ -28,7 +28,8 @@ import (
 // their bytes may be written at any time, even twice. That changes nothing unless another call writes the same bytes at the
 // same time, where either may win anyway. Writes that were answered, but not flushed when the connection broke, may be
 // lost with the server, and reads may then return what was there before. Flush tells: if there were any such writes, the
-// flushes that were under way or else the next one fail with ErrWritesLost, once. The client fails for good when the server does not come back in time, comes back with another
+// flushes that were under way or else the next one fail with ErrWritesLost, once. With DialConfig.Replay they are not lost:
+// they are written again before anything else is asked. The client fails for good when the server does not come back in time, comes back with another
 // size or with less than before, or breaks the protocol.
 type Client struct {
 	name   string // the URI, for errors
@@ -50,6 +51,14 @@ type Client struct {
 	flushed    uint64        // of these, those that a flush covered
 	inDoubt    bool          // writes may be lost, and nobody knows
 	doubtful   int           // the generation that ended with writes in doubt, -1 for none
+	broken     error         // why a link ended that was not in links yet
+
+	log         *unflushed // nil without DialConfig.Replay; itself set once
+	flushing    bool       // in the background, to make room in log
+	flushFailed error      // the last time
+	owed        error      // for the next Flush to fail with
+	debt        error      // the last that was owed
+	debts       int        // how many were
 }
 
 // newClient opens the first connections.
@@ -63,6 +72,16 @@ func newClient(ctx context.Context, name string, config DialConfig, open func(co
 	}
 	if c.first.info.MinBlock > 1 {
 		c.edges = newEdgeLock()
+	}
+	if config.Replay > 0 && !c.first.info.ReadOnly {
+		if err := c.first.canReplay(config.Replay); err != nil {
+			c.cancel()
+			for _, l := range links {
+				_ = l.socket.Close()
+			}
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		c.log = newUnflushed(config.Replay, c.block())
 	}
 	c.mu.Lock()
 	c.links = links

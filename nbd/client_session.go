@@ -92,6 +92,17 @@ func (a *agreement) accepts(b *agreement) error {
 	return nil
 }
 
+// canReplay says whether the server is good enough for DialConfig.Replay.
+func (a *agreement) canReplay(limit int64) error {
+	switch {
+	case !a.info.Flush:
+		return &lackError{"Replay: the server does not support flushing, so all writes would have to be kept", syscall.ENOTSUP}
+	case int64(a.info.MinBlock) > limit/replayShare:
+		return fmt.Errorf("Replay: %d bytes are not enough for a server with blocks of %d, have %d", limit, a.info.MinBlock, replayShare*int64(a.info.MinBlock))
+	}
+	return nil
+}
+
 // changedError is what makes it useless to try again to reconnect.
 type changedError struct{ text string }
 
@@ -108,6 +119,10 @@ func (c *Client) lost(l *link, cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dead != nil || l.generation != c.generation {
+		return
+	}
+	if c.back != nil { // not in use yet
+		c.broken = cause
 		return
 	}
 	if c.answered > c.flushed {
@@ -135,11 +150,16 @@ func (c *Client) lost(l *link, cause error) {
 func (c *Client) reconnect(cause error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.config.Reconnect)
 	defer cancel()
-	var links []*link
 	var err error
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		// generation only changes when there are links
-		if links, err = c.connect(ctx, c.generation); err == nil || final(err) {
+		// nobody else changes generation while there are no links
+		var links []*link
+		if links, err = c.connect(ctx, c.generation); err == nil {
+			if err = c.resume(links); err == nil {
+				return
+			}
+		}
+		if final(err) {
 			break
 		}
 		select {
@@ -151,24 +171,43 @@ func (c *Client) reconnect(cause error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.dead != nil: // closed meanwhile
-		for _, l := range links {
-			_ = l.socket.Close()
-		}
-	case err != nil:
-		err = fmt.Errorf("%w; reconnecting failed: %w", &lostError{cause}, err)
-		c.config.Log.Error("NBD server lost for good", "uri", c.name, "err", err)
-		c.failLocked(err)
-	default:
+	if c.dead != nil { // closed meanwhile
+		return
+	}
+	err = fmt.Errorf("%w; reconnecting failed: %w", &lostError{cause}, err)
+	c.config.Log.Error("NBD server lost for good", "uri", c.name, "err", err)
+	c.failLocked(err)
+}
+
+// resume puts new links to use, after what they have to replay. They are gone when it fails.
+func (c *Client) resume(links []*link) error {
+	for _, l := range links {
+		l.start()
+	}
+	err := c.replay(links)
+	c.mu.Lock()
+	if err == nil {
+		err = c.broken
+	}
+	if err == nil && c.dead == nil {
+		defer c.mu.Unlock()
 		c.config.Log.Info("NBD server is back", "uri", c.name)
 		c.links = links
-		for _, l := range links {
-			l.start()
-		}
 		close(c.back)
 		c.back = nil
+		return nil
 	}
+	if err == nil {
+		err = c.dead
+	}
+	c.broken = nil
+	c.generation++ // what these links still tell does not matter
+	c.mu.Unlock()
+	for _, l := range links {
+		l.end(err)
+		l.wg.Wait()
+	}
+	return err
 }
 
 // pick returns the link with the least to do, after waiting for one if need be.
@@ -200,7 +239,8 @@ func (c *Client) pick(ctx context.Context) (*link, error) {
 	}
 }
 
-// do carries out a request: it is asked again on a new connection when its own broke, but for a flush. It returns the call
+// do carries out a request: it is asked again on a new connection when its own broke, but for a flush of what was not
+// replayed. It returns the call
 // that was answered, and the generation of its connection.
 func (c *Client) do(ctx context.Context, request call) (answered *call, generation int, err error) {
 	for {
@@ -224,7 +264,7 @@ func (c *Client) do(ctx context.Context, request call) (answered *call, generati
 		case <-ctx.Done():
 			return nil, l.generation, ctx.Err()
 		}
-		if request.command == cmdFlush {
+		if request.command == cmdFlush && c.log == nil {
 			return nil, l.generation, err
 		}
 	}
@@ -251,6 +291,9 @@ func (c *Client) wrote(generation int) {
 
 // flush asks for everything that was answered to be on stable storage, unless some of it may be lost.
 func (c *Client) flush(ctx context.Context) error {
+	if c.log != nil {
+		return c.flushKept(ctx)
+	}
 	for {
 		c.mu.Lock()
 		doubt, covered, began := c.inDoubt, c.answered, c.generation

@@ -48,7 +48,11 @@ func saturated(a, b int64) int64 {
 
 // payload is how many bytes of data one request may have. More than 32 MiB gain nothing.
 func (c *Client) payload() int64 {
-	return int64(min(c.first.info.MaxPayload, maxPayload)) &^ (c.block() - 1)
+	most := int64(min(c.first.info.MaxPayload, maxPayload))
+	if c.log != nil {
+		most = min(most, c.log.limit/replayShare)
+	}
+	return most &^ (c.block() - 1)
 }
 
 // pieces calls request for n bytes at off in pieces of at most most bytes, several together. It returns the first error, after
@@ -179,6 +183,9 @@ func (c *Client) write(ctx context.Context, p []byte, off int64, flags uint16) e
 
 // noted carries out a write, and notes for flushes that it was answered.
 func (c *Client) noted(ctx context.Context, request call) error {
+	if c.log != nil && request.command != cmdCache {
+		return c.keep(ctx, request)
+	}
 	_, generation, err := c.do(ctx, request)
 	if err == nil && request.command != cmdCache && request.flags&cmdFlagFUA == 0 {
 		c.wrote(generation)

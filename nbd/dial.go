@@ -26,6 +26,12 @@ type DialConfig struct {
 	// Reconnect is how long to try to get back to the server after a connection broke. 0 means not at all: the client then
 	// fails for good. See Client for what happens to requests meanwhile.
 	Reconnect time.Duration
+	// Replay is for a client that is the only writer of the export: how many bytes of writes that were answered and not flushed
+	// to keep in memory, at least 1 MiB. After a broken connection they are written again, before anything else is asked, so
+	// that nothing is lost with a server that crashes. When half of it is used the client flushes by itself. Each write, trim and
+	// zeroing counts as 4 KiB at least. Writes that touch the same bytes wait for one another. Another writer's bytes would
+	// be written over. 0 means none. It needs Reconnect, and a server that can flush.
+	Replay int64
 	// Timeout is how long connecting and negotiating may take, each time. 0 means 30 s. A context may end it earlier.
 	Timeout time.Duration
 	// Contexts are the metadata contexts to ask the server for, at most 256. nil means base:allocation; without it there are
@@ -66,6 +72,9 @@ func (c *DialConfig) check() error {
 	}
 	if c.Connections < 0 || c.Reconnect < 0 || c.Timeout < 0 {
 		return errors.New("negative numbers in the configuration")
+	}
+	if c.Replay != 0 && (c.Replay < MinReplay || c.Reconnect == 0) {
+		return fmt.Errorf("Replay of %d bytes: it needs %d or more, and Reconnect", c.Replay, MinReplay)
 	}
 	if c.Connections == 0 {
 		c.Connections = 1

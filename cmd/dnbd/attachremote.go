@@ -33,6 +33,7 @@ type nbdOptions struct {
 	connections int
 	readOnly    bool
 	relay       bool
+	replay      replayFlag
 
 	mark      bool // the process is not to be killed at shutdown
 	blockSize int
@@ -47,6 +48,7 @@ func (n *nbdOptions) add(cmd *cobra.Command) {
 	f.BoolVar(&n.readOnly, "read-only", false, "attach an NBD export that can be written to so that it cannot")
 	f.BoolVar(&n.relay, "relay", false, "have an NBD export go through the process even if the kernel could talk to the server itself:\n"+
 		"what a server refuses because it is shutting down is tried again then")
+	n.replay.add(cmd)
 	f.BoolVar(&n.mark, "systemd-mark", false, "")
 	f.IntVar(&n.blockSize, "nbd-block-size", 0, "")
 	f.Int64Var(&n.size, "nbd-size", 0, "")
@@ -67,6 +69,7 @@ func (n *nbdOptions) args() (args []string) {
 		{"connections", n.connections > 0, strconv.Itoa(n.connections)},
 		{"read-only", n.readOnly, "true"},
 		{"relay", n.relay, "true"},
+		{"replay", n.replay > 0, strconv.FormatInt(int64(n.replay), 10)},
 		{"systemd-mark", n.mark, "true"},
 		{"nbd-block-size", n.blockSize > 0, strconv.Itoa(n.blockSize)},
 		{"nbd-size", n.size > 0, strconv.FormatInt(n.size, 10)},
@@ -96,7 +99,7 @@ func (o *attachOptions) checkImage(cmd *cobra.Command) error {
 		if _, err := target.Parse(o.image); err != nil {
 			return usagef("%w", err)
 		}
-		for _, name := range []string{"connections", "read-only", "relay", "swap"} {
+		for _, name := range []string{"connections", "read-only", "relay", "replay", "swap"} {
 			if cmd.Flags().Changed(name) {
 				return usagef("--%s is for exports of NBD servers, and %s is an image of a group", name, o.image)
 			}
@@ -114,12 +117,15 @@ func (o *attachOptions) checkImage(cmd *cobra.Command) error {
 	if o.nbd.connections < 0 {
 		return usagef("--connections %d: it is a number from 1", o.nbd.connections)
 	}
-	return nil
+	if o.nbd.replay > 0 && (o.nbd.readOnly || o.cow != "") {
+		return usagef("--replay is for what is written to the server: leave out --read-only and --cow")
+	}
+	return o.nbd.replay.check(cmd)
 }
 
 // dial is how to talk to the server.
 func (o *attachOptions) dial(log *slog.Logger) (nbd.DialConfig, error) {
-	config := nbd.DialConfig{Connections: o.nbd.connections, Reconnect: patientReconnect, NoGo: o.nbd.noGo, Log: log}
+	config := nbd.DialConfig{Connections: o.nbd.connections, Reconnect: patientReconnect, Replay: int64(o.nbd.replay), NoGo: o.nbd.noGo, Log: log}
 	if config.Connections == 0 {
 		config.Connections = remoteConnections
 	}
@@ -158,7 +164,7 @@ func (o *attachOptions) serveRemote(ctx context.Context, log *slog.Logger, repor
 		Device: o.device, Socket: o.socket, Name: strings.Trim(u.Host+"-"+u.Export, "-"), ID: o.id(o.image),
 		Times: o.times(), Log: log,
 	}
-	if k, ok := driver.(*kernelnbd.Driver); ok && !o.nbd.relay && o.cow == "" {
+	if k, ok := driver.(*kernelnbd.Driver); ok && !o.nbd.relay && o.nbd.replay == 0 && o.cow == "" {
 		how := kernelnbd.RemoteOptions{Dial: config, ReadOnly: o.nbd.readOnly, BlockSize: o.nbd.blockSize, Size: o.nbd.size}
 		a.device, err = o.take(options, func(options attach.Options) (attach.Attachment, error) {
 			return k.AttachRemote(ctx, o.image, how, options)

@@ -26,6 +26,7 @@ const streamChunk = 1 << 20
 func copyCommand() *cobra.Command {
 	var flags imageFlags
 	var asJSON bool
+	var replay replayFlag
 	cmd := &cobra.Command{
 		Use:   "copy [flags] IMAGE|FILE|NBD-URI DEST",
 		Short: "Copy a whole image to a file, a block device, an NBD export, a pipe or nowhere",
@@ -37,21 +38,23 @@ func copyCommand() *cobra.Command {
 			"NBD-URI is nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH and their like; with nbds it is TLS.",
 		Example: "  dnbd copy debian-12 /dev/sda\n  dnbd copy --json dnbd://239.0.0.7/debian-12@3 null:\n  dnbd copy debian-12 - | zstd > debian-12.zst\n" +
 			"  dnbd copy ./disk.img nbd://storage/disk",
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) != 2:
 				return usagef("name what to copy and where to: IMAGE DEST")
 			case asJSON && args[1] == toStdout:
 				return usagef("--json and - both want standard output; leave out one of them")
+			case replay > 0 && !isNBD(args[1]):
+				return usagef("--replay is for copies to an NBD export, and %s is none", args[1])
 			}
-			return nil
+			return replay.check(cmd)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := openTransfer(cmd, &flags, args[0], args[1])
 			if err != nil {
 				return err
 			}
-			r, err := t.run(cmd.Context(), args[1])
+			r, err := t.run(cmd.Context(), args[1], replay)
 			if err != nil {
 				return err
 			}
@@ -63,6 +66,7 @@ func copyCommand() *cobra.Command {
 		},
 	}
 	flags.add(cmd)
+	replay.add(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object at the end: image, id, bytes, seconds, and what the network carried")
 	return cmd
 }
@@ -110,7 +114,7 @@ func openTransfer(cmd *cobra.Command, flags *imageFlags, name, dest string) (*tr
 			return nil, err
 		}
 		t.where = name
-		t.from, err = openRemote(cmd.Context(), name, secure, newLog(cmd, slog.LevelWarn))
+		t.from, err = openRemote(cmd.Context(), name, secure, 0, newLog(cmd, slog.LevelWarn))
 		return t, err
 	}
 	if isFile(name) {
@@ -159,10 +163,10 @@ func (t *transfer) describe(d image.Descriptor) {
 }
 
 // run copies to dest.
-func (t *transfer) run(ctx context.Context, dest string) (_ copyReport, err error) {
+func (t *transfer) run(ctx context.Context, dest string, replay replayFlag) (_ copyReport, err error) {
 	defer func() { err = errors.Join(err, t.from.Close()) }()
 	started := time.Now()
-	to, err := openDestination(ctx, dest, t.from.Size(), t.local)
+	to, err := openDestination(ctx, dest, t.from.Size(), t.local, replay)
 	if err != nil {
 		return copyReport{}, err
 	}

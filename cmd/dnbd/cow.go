@@ -155,7 +155,7 @@ func commit(cmd *cobra.Command, flags *imageFlags, path, base, dest string) (err
 		o.Name, o.Revision, o.BlockSize = d.Name, d.Revision+1, d.BlockSize
 	}
 	t.from = over
-	if _, err := t.run(cmd.Context(), dest); err != nil {
+	if _, err := t.run(cmd.Context(), dest, 0); err != nil {
 		return err
 	}
 	bar := newProgressBar(cmd.ErrOrStderr(), "hashing")

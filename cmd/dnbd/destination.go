@@ -34,10 +34,10 @@ type destination struct {
 	close func(err error) error
 }
 
-// openDestination opens dest for size bytes. source is the file that they come from, if it is one.
-func openDestination(ctx context.Context, dest string, size int64, source string) (*destination, error) {
+// openDestination opens dest for size bytes. source is the file that they come from, if it is one. replay is for an NBD server.
+func openDestination(ctx context.Context, dest string, size int64, source string, replay replayFlag) (*destination, error) {
 	if isNBD(dest) {
-		return export(ctx, dest, size)
+		return export(ctx, dest, size, replay)
 	}
 	switch dest {
 	case toNull:
@@ -174,8 +174,8 @@ func device(path string, size int64) (*destination, error) {
 }
 
 // export writes to an NBD export. What is behind the image's end stays.
-func export(ctx context.Context, uri string, size int64) (*destination, error) {
-	d, err := openRemote(ctx, uri, nil, slog.New(slog.DiscardHandler))
+func export(ctx context.Context, uri string, size int64, replay replayFlag) (*destination, error) {
+	d, err := openRemote(ctx, uri, nil, replay, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type exportFlags struct {
 	addresses []string
 	at        []listen.Address // what check read of addresses
 	writable  bool
+	replay    replayFlag
 	allow     []string
 	maxConns  int
 	idle      time.Duration
@@ -42,6 +43,7 @@ func (f *exportFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.addresses, "nbd", nil, "export over NBD at `ADDR` too, which is "+listen.Forms+";\n"+
 		"may be repeated. systemd takes the sockets that were passed on; stdin serves the client there, and ends with it")
 	flags.BoolVar(&f.writable, "writable", false, "let NBD clients write to the files; needs --group none")
+	f.replay.add(cmd)
 	flags.StringSliceVar(&f.allow, "allow", nil, "serve clients of these networks only, in the group and over NBD, `CIDR,...`; may be repeated (default: all)")
 	flags.IntVar(&f.maxConns, "max-connections", 0, "serve `N` NBD connections at once (default: 512)")
 	flags.DurationVar(&f.idle, "idle-timeout", 0, "hang up on NBD clients that are silent for this long, such as 1h (default: never)")
@@ -54,7 +56,7 @@ func (f *exportFlags) add(cmd *cobra.Command) {
 
 // check looks for flags that contradict each other, or make no sense.
 func (f *exportFlags) check(cmd *cobra.Command, group bool) error {
-	needNBD := append([]string{"writable", "max-connections", "idle-timeout", "tls", "tls-cert", "tls-key", "tls-ca"}, layerNames...)
+	needNBD := append([]string{"writable", "replay", "max-connections", "idle-timeout", "tls", "tls-cert", "tls-key", "tls-ca"}, layerNames...)
 	for _, flag := range needNBD {
 		if len(f.addresses) == 0 && cmd.Flags().Changed(flag) {
 			return usagef("--%s is for NBD clients: say with --nbd where they connect", flag)
@@ -76,6 +78,8 @@ func (f *exportFlags) check(cmd *cobra.Command, group bool) error {
 		return usagef("--writable needs --group none: what a group shares does not change")
 	case group && f.cow != "" && f.cow != cowPerConnection:
 		return usagef("--cow=%s needs --group none: an image that is offered anew would not fit what was kept", f.cow)
+	case f.replay > 0 && !f.writable:
+		return usagef("--replay is for what is written to another NBD server: it needs --writable")
 	case f.writable && f.cow != "":
 		return usagef("--writable and --cow contradict each other: are the files to be written to, or not?")
 	case cmd.Flags().Changed("max-connections") && f.maxConns < 1:
@@ -84,6 +88,9 @@ func (f *exportFlags) check(cmd *cobra.Command, group bool) error {
 		return usagef("--idle-timeout %v is negative", f.idle)
 	case (f.tlsCert == "") != (f.tlsKey == ""):
 		return usagef("--tls-cert and --tls-key go together")
+	}
+	if err := f.replay.check(cmd); err != nil {
+		return err
 	}
 	switch f.tlsMode {
 	case "":
@@ -228,7 +235,7 @@ func exportName(path string) string {
 // openSource opens what is to be exported.
 func (f *exportFlags) openSource(ctx context.Context, s source, log *slog.Logger) (block.Device, error) {
 	if isNBD(s.path) {
-		d, err := openRemote(ctx, s.path, nil, log)
+		d, err := openRemote(ctx, s.path, nil, f.replay, log)
 		if err != nil {
 			return nil, err
 		}

@@ -13,11 +13,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/dnbd/dnbd/block"
 	"github.com/dnbd/dnbd/image"
 	"github.com/dnbd/dnbd/internal/client"
+	"github.com/dnbd/dnbd/internal/size"
 	"github.com/dnbd/dnbd/internal/source/file"
 	"github.com/dnbd/dnbd/internal/source/remote"
 	"github.com/dnbd/dnbd/internal/target"
@@ -59,13 +61,31 @@ func isFile(name string) bool {
 	return err == nil
 }
 
+// replayFlag is the flag --replay: how much of what is written to an NBD server to keep until it is flushed.
+type replayFlag size.Bytes
+
+// add gives it to a command.
+func (f *replayFlag) add(cmd *cobra.Command) {
+	cmd.Flags().Var((*size.Bytes)(f), "replay", "keep up to `SIZE` of what was written to an NBD server until it is flushed there, and write it again\n"+
+		"when the server was lost. Only where nobody else writes to the export")
+	cmd.Flags().Lookup("replay").DefValue = "" // none
+}
+
+// check looks for a size that makes no sense.
+func (f replayFlag) check(cmd *cobra.Command) error {
+	if cmd.Flags().Changed("replay") && f < nbd.MinReplay {
+		return usagef("--replay: it takes %s at least", size.Format(nbd.MinReplay))
+	}
+	return nil
+}
+
 // openRemote connects to an NBD export, with TLS as secure says if it is not nil, or else as the URI does.
-func openRemote(ctx context.Context, uri string, secure *tls.Config, log *slog.Logger) (block.Device, error) {
+func openRemote(ctx context.Context, uri string, secure *tls.Config, replay replayFlag, log *slog.Logger) (block.Device, error) {
 	if _, err := nbd.ParseURI(uri); err != nil {
 		return nil, usagef("%w", err)
 	}
 	d, err := remote.Open(ctx, uri, nbd.DialConfig{
-		TLS: secure, Connections: remoteConnections, Reconnect: remoteReconnect, Log: log,
+		TLS: secure, Connections: remoteConnections, Reconnect: remoteReconnect, Replay: int64(replay), Log: log,
 	})
 	return d, whereToLook(uri, err)
 }
@@ -155,7 +175,7 @@ func writeSparse(sink client.Sink, off int64, p []byte) error {
 func deviceOf(ctx context.Context, name string, log *slog.Logger) (block.Device, error) {
 	switch {
 	case isNBD(name):
-		return openRemote(ctx, name, nil, log)
+		return openRemote(ctx, name, nil, 0, log)
 	case strings.Contains(name, "://"):
 		return nil, usagef("%s is neither an NBD URI nor a file", name)
 	}
