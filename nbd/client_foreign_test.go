@@ -430,7 +430,7 @@ esac
 func TestClientSeesTheErrorsOfTheServer(t *testing.T) {
 	ctx := soon(t)
 	c := connect(t, nbdkit(t, "eval", "get_size=echo 64M", "can_write=exit 0", "pread=echo ENOSPC the tank is empty >&2; exit 1",
-		"pwrite=echo EPERM hands off >&2; exit 1"), nbd.DialConfig{})
+		"pwrite=cat >/dev/null; echo EPERM hands off >&2; exit 1"), nbd.DialConfig{})
 	err := c.ReadAt(ctx, make([]byte, 512), 1024)
 	var remote *nbd.RemoteError
 	if !errors.As(err, &remote) || remote.Errno() != syscall.ENOSPC || !strings.Contains(err.Error(), "512 bytes at 1024") {

@@ -96,9 +96,9 @@ func (a *agreement) accepts(b *agreement) error {
 func (a *agreement) canReplay(limit int64) error {
 	switch {
 	case !a.info.Flush:
-		return &lackError{"Replay: the server does not support flushing, so all writes would have to be kept", syscall.ENOTSUP}
+		return &lackError{"replays need a server that supports flushing: all writes would have to be kept", syscall.ENOTSUP}
 	case int64(a.info.MinBlock) > limit/replayShare:
-		return fmt.Errorf("Replay: %d bytes are not enough for a server with blocks of %d, have %d", limit, a.info.MinBlock, replayShare*int64(a.info.MinBlock))
+		return fmt.Errorf("%d bytes for replays are not enough for a server with blocks of %d: it takes %d", limit, a.info.MinBlock, replayShare*int64(a.info.MinBlock))
 	}
 	return nil
 }

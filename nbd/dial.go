@@ -74,7 +74,7 @@ func (c *DialConfig) check() error {
 		return errors.New("negative numbers in the configuration")
 	}
 	if c.Replay != 0 && (c.Replay < MinReplay || c.Reconnect == 0) {
-		return fmt.Errorf("Replay of %d bytes: it needs %d or more, and Reconnect", c.Replay, MinReplay)
+		return fmt.Errorf("%d bytes for replays: it takes %d at least, and Reconnect", c.Replay, MinReplay)
 	}
 	if c.Connections == 0 {
 		c.Connections = 1

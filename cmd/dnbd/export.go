@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +19,7 @@ import (
 	"github.com/dnbd/dnbd/internal/listen"
 	"github.com/dnbd/dnbd/internal/server"
 	"github.com/dnbd/dnbd/internal/source/file"
+	"github.com/dnbd/dnbd/internal/wire"
 	"github.com/dnbd/dnbd/nbd"
 )
 
@@ -35,6 +37,9 @@ type exportFlags struct {
 	tlsCert   string
 	tlsKey    string
 	tlsCA     string
+
+	operators   string
+	operatorsAt string
 }
 
 // add gives them to a command.
@@ -51,12 +56,18 @@ func (f *exportFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.tlsCert, "tls-cert", "", "this server's certificate, a PEM `FILE`")
 	flags.StringVar(&f.tlsKey, "tls-key", "", "the key of --tls-cert, a PEM `FILE`")
 	flags.StringVar(&f.tlsCA, "tls-ca", "", "demand certificates of NBD clients that an authority in this PEM `FILE` signed")
+	flags.StringVar(&f.operators, "operators", "", "take commands ('dnbd server') by TLS from who has a certificate in this PEM `FILE`, or one that an\n"+
+		"authority in it signed; needs --tls-cert")
+	flags.StringVar(&f.operatorsAt, "operators-at", ":"+strconv.Itoa(wire.Port), "where --operators connect, TCP `ADDR:PORT`")
 	f.layerFlags.add(cmd)
 }
 
 // check looks for flags that contradict each other, or make no sense.
 func (f *exportFlags) check(cmd *cobra.Command, group bool) error {
 	needNBD := append([]string{"writable", "replay", "max-connections", "idle-timeout", "tls", "tls-cert", "tls-key", "tls-ca"}, layerNames...)
+	if f.operators != "" {
+		needNBD = slices.DeleteFunc(needNBD, func(flag string) bool { return flag == "tls-cert" || flag == "tls-key" })
+	}
 	for _, flag := range needNBD {
 		if len(f.addresses) == 0 && cmd.Flags().Changed(flag) {
 			return usagef("--%s is for NBD clients: say with --nbd where they connect", flag)
@@ -78,6 +89,12 @@ func (f *exportFlags) check(cmd *cobra.Command, group bool) error {
 		return usagef("--writable needs --group none: what a group shares does not change")
 	case group && f.cow != "" && f.cow != cowPerConnection:
 		return usagef("--cow=%s needs --group none: an image that is offered anew would not fit what was kept", f.cow)
+	case f.operators == "" && cmd.Flags().Changed("operators-at"):
+		return usagef("--operators-at: say with --operators who may command")
+	case f.operators != "" && !group:
+		return usagef("--operators and --group none contradict each other: commands are for servers of a group")
+	case f.operators != "" && f.tlsCert == "":
+		return usagef("--operators needs --tls-cert and --tls-key")
 	case f.replay > 0 && !f.writable:
 		return usagef("--replay is for what is written to another NBD server: it needs --writable")
 	case f.writable && f.cow != "":

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -120,6 +121,9 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 			return usagef("%s: what another NBD server exports can be served with --group none only", src.path)
 		}
 	}
+	if o.replay > 0 && !slices.ContainsFunc(sources, func(s source) bool { return isNBD(s.path) }) {
+		return usagef("--replay is for what is written to another NBD server: name its URI")
+	}
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -149,6 +153,11 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 		}
 		defer status.Close()
 	}
+	operators, err := o.exportFlags.openOperators(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer operators.close()
 	o.exportFlags.rate = o.rate
 	if cfg.NBD, err = o.exportFlags.open(ctx, log); err != nil {
 		return err
@@ -221,6 +230,13 @@ func (o *serveOptions) run(cmd *cobra.Command) (err error) {
 	defer stop()
 	wg.Go(func() { reloadAtHangup(running, s, hangups, log) })
 	asking.run(running, &wg)
+	if operators.l != nil {
+		wg.Go(func() {
+			if err := s.ServeOperators(running, operators.l, operators.tls); err != nil {
+				log.Error("no commands are taken by TLS any more", "error", err)
+			}
+		})
+	}
 	notify(log, daemon.SdNotifyReady)
 	serving := images
 	images = nil // from here on they are the server's to close

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,18 +26,21 @@ var verbs = map[string]wire.Verb{
 // serverCommand is `dnbd server`.
 func serverCommand() *cobra.Command {
 	var key string
+	var secure tlsFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "server [flags] HOST[:PORT] status|reload|drain|withdraw [NAME]",
 		Short: "Tell a server of a group what to do, over the network",
-		Long: "Tell a server of a group what to do, from any machine that has the group's key. PORT is that of the server's requests,\n" +
-			strconv.Itoa(wire.Port) + " unless the server says another. Without --group-key servers take no commands.\n\n" +
+		Long: "Tell a server of a group what to do, from any machine that has the group's key, or a certificate that the server's\n" +
+			"--operators names. PORT is that of the server's requests, or with a certificate that of its --operators-at; both are\n" +
+			strconv.Itoa(wire.Port) + " unless the server says another. Without --group-key and --operators servers take no commands.\n\n" +
 			"status    shows what the server serves, and to how many\n" +
 			"reload    has it read its keys and look at its images' files again, as SIGHUP does: a file that was put in the place\n" +
 			"          of another is offered instead, and what was withdrawn is offered again\n" +
 			"drain     has it send what is asked of it already, and end; clients go on from other servers at once\n" +
 			"withdraw  has it no longer offer the image NAME, or NAME@REVISION; clients go on from other servers that have it",
-		Example: "  dnbd server --group-key /etc/dnbd/group.key 10.0.0.2 status\n  dnbd server --group-key /etc/dnbd/group.key 10.0.0.2 withdraw debian-12@3",
+		Example: "  dnbd server --group-key /etc/dnbd/group.key 10.0.0.2 status\n  dnbd server --group-key /etc/dnbd/group.key 10.0.0.2 withdraw debian-12@3\n" +
+			"  dnbd server --tls-cert me.pem --tls-key me-key.pem --tls-ca ca.pem storage1 drain",
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) < 2:
@@ -51,15 +55,8 @@ func serverCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if key == "" {
-				return usagef("--group-key FILE: a server takes commands only from who has the group's key")
-			}
-			keys, err := seal.Open(key)
-			if err != nil {
-				return fmt.Errorf("--group-key: %w", err)
-			}
 			c := wire.Command{Verb: verbs[args[1]], Name: strings.Join(args[2:], "")}
-			said, err := client.Operate(cmd.Context(), withPort(args[0]), keys, c)
+			said, err := operate(cmd.Context(), withPort(args[0]), key, secure, c)
 			if err != nil || c.Verb != wire.VerbStatus {
 				return err
 			}
@@ -67,8 +64,33 @@ func serverCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&key, "group-key", "", "seal the command with the group's key, in `FILE`")
+	cmd.Flags().StringVar(&secure.cert, "tls-cert", "", "connect by TLS and show the operator's certificate, a PEM `FILE`")
+	cmd.Flags().StringVar(&secure.key, "tls-key", "", "the key of --tls-cert, a PEM `FILE`")
+	cmd.Flags().StringVar(&secure.ca, "tls-ca", "", "trust a server with a certificate of the authorities in this PEM `FILE` (default: the system's)")
+	cmd.Flags().StringVar(&secure.hostname, "tls-hostname", "", "the `NAME` in the server's certificate (default: HOST)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the status as one JSON object")
 	return cmd
+}
+
+// operate has a server carry out a command, from who has the group's key or an operator's certificate.
+func operate(ctx context.Context, address, key string, secure tlsFlags, c wire.Command) ([]byte, error) {
+	switch {
+	case key != "" && secure != tlsFlags{}:
+		return nil, usagef("--group-key and the TLS flags contradict each other: name one way to prove who you are")
+	case key != "":
+		keys, err := seal.Open(key)
+		if err != nil {
+			return nil, fmt.Errorf("--group-key: %w", err)
+		}
+		return client.Operate(ctx, address, keys, c)
+	case secure.cert == "" || secure.key == "":
+		return nil, usagef("--group-key FILE, or --tls-cert and --tls-key: a server takes commands only from who has the group's key, or an operator's certificate")
+	}
+	config, err := secure.config()
+	if err != nil {
+		return nil, err
+	}
+	return client.OperateTLS(ctx, address, config, c)
 }
 
 // withPort adds the usual port to the name or address of a host that has none.

@@ -31,3 +31,15 @@ func TLS(cert, key, authorities string) (*tls.Config, error) {
 	}
 	return c, nil
 }
+
+// OperatorTLS returns how a server with this certificate and key, in PEM files, uses TLS with its operators: they must have a certificate
+// that is in the file operators, or that one in there signed.
+func OperatorTLS(cert, key, operators string) (*tls.Config, error) {
+	c, err := TLS(cert, key, operators)
+	if err != nil {
+		return nil, err
+	}
+	// All that operate are of today, and each connection shows its certificate.
+	c.MinVersion, c.MaxVersion, c.SessionTicketsDisabled = tls.VersionTLS13, 0, true
+	return c, nil
+}

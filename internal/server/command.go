@@ -92,25 +92,25 @@ func (l *link) command(from netip.AddrPort, b []byte) {
 	c, begin := s.commands.take(from, w)
 	if begin {
 		s.cfg.Log.Info("an operator's command", "from", from, "verb", w.Verb, "image", w.Name)
-		s.carryOut(c, w)
+		s.obey(w.Verb, w.Name, func(text []byte, err error) { s.commands.finish(c, text, err) })
 	}
 	a := s.commands.answer(c, w.Part)
 	l.send(l.sealer, []mcast.Packet{{To: from, Data: a.Append(nil)}})
 }
 
-// carryOut does what a command asks for, or has it done.
-func (s *Server) carryOut(c *command, w wire.Command) {
-	switch w.Verb {
+// obey does what a command asks for, or has it done, and calls done with what there is to say then.
+func (s *Server) obey(v wire.Verb, image string, done func(text []byte, err error)) {
+	switch v {
 	case wire.VerbStatus:
-		s.commands.finish(c, s.cfg.Describe(), nil)
+		done(s.cfg.Describe(), nil)
 	case wire.VerbWithdraw:
-		s.commands.finish(c, nil, s.Withdraw(w.Name))
+		done(nil, s.Withdraw(image))
 	case wire.VerbDrain:
 		s.Drain()
-		s.commands.finish(c, nil, nil)
+		done(nil, nil)
 	case wire.VerbReload:
-		if !s.Reload(func(err error) { s.commands.finish(c, nil, err) }) {
-			s.commands.finish(c, nil, errBusy)
+		if !s.Reload(func(err error) { done(nil, err) }) {
+			done(nil, errBusy)
 		}
 	}
 }
