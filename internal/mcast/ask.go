@@ -16,6 +16,7 @@ func (r *Receiver) Step(now time.Time) {
 	}
 	r.stirred = false
 	r.endDeaf(now)
+	r.endSlow(now)
 	r.hello(now)
 	r.packets = r.greeter.again(r.packets, now)
 	r.unanswered(now)
@@ -165,7 +166,7 @@ func (r *Receiver) askBulkBlock(now time.Time, block uint32) bool {
 // request puts a block into the next datagram to the server that should send it. It says whether there is one.
 func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 	p := choose(r.replicas, now, block, w.try)
-	if p == nil || r.sparing && now.Before(r.spareAt) {
+	if p == nil || r.away || r.sparing && now.Before(r.spareAt) {
 		r.requeue(block, w)
 		return false
 	}
@@ -174,7 +175,7 @@ func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 		return false // one question at a time to a server that is silent
 	}
 	if r.sparing {
-		r.spareAt = now.Add(max(r.deafPause, deafMin))
+		r.spareAt = now.Add(max(r.deaf.pause, deafMin))
 	}
 	if r.part(now, p, block, w) {
 		return true
@@ -303,6 +304,7 @@ func (r *Receiver) sendWant(now time.Time, p *replica, ranges []wire.Range) {
 		}
 	}
 	if len(p.unanswered) == maxUnanswered {
+		p.giveUp(p.unanswered[0])
 		r.retry(p, p.unanswered[0])
 		p.unanswered = p.unanswered[1:]
 	}

@@ -79,7 +79,7 @@ func TestAReceiverThatIsDeafAgainAndAgainReturnsLater(t *testing.T) {
 	total, began := time.Duration(0), now
 	for range 12 {
 		d := flap()
-		if want := min(2*last, deafMax); d < want-100*time.Millisecond || d > max(want, deafMin)+100*time.Millisecond {
+		if want := min(2*last, retreatMax); d < want-100*time.Millisecond || d > max(want, deafMin)+100*time.Millisecond {
 			t.Errorf("deaf for %v, after %v the time before", d, last)
 		}
 		last = d
@@ -89,7 +89,7 @@ func TestAReceiverThatIsDeafAgainAndAgainReturnsLater(t *testing.T) {
 	if all := now.Sub(began); float64(all-total) > 0.02*float64(all) {
 		t.Errorf("of %v the group was relied on for %v, in vain", all, all-total)
 	}
-	now = now.Add(steadyTimes*deafMax + time.Second)
+	now = now.Add(steadyTimes*retreatMax + time.Second)
 	if d := flap(); d > 2*deafMin {
 		t.Errorf("deaf for %v after a long time in which data came", d)
 	}

@@ -17,6 +17,7 @@ func (r *Receiver) unanswered(now time.Time) {
 				break
 			}
 			p.unanswered = p.unanswered[1:]
+			p.giveUp(q)
 			r.retry(p, q)
 			if !q.at.Before(p.backedOff) {
 				p.backedOff = now // once for all that were under way: the answers may only take longer than they did
@@ -183,8 +184,11 @@ func (r *Receiver) lookAhead(now time.Time) {
 	if len(r.notes) > 0 && len(r.replicas) > 0 {
 		sooner(r.notesAt)
 	}
-	if r.deaf && r.deafOver {
-		sooner(r.deafEnd)
+	if r.deaf.on && r.deafOver {
+		sooner(r.deaf.end)
+	}
+	if r.away && r.tooSlow.on {
+		sooner(r.tooSlow.end)
 	}
 	for _, p := range r.replicas {
 		p.watch = math.MaxUint64

@@ -74,7 +74,8 @@ func (r *Receiver) ack(now time.Time, from netip.AddrPort, b []byte) error {
 	p.alone = a.Alone
 	i := slices.IndexFunc(p.unanswered, func(q request) bool { return q.stamp == a.Time })
 	if i < 0 {
-		return nil // given up, or a repetition
+		r.late(now, p, &a)
+		return nil
 	}
 	q := p.unanswered[i]
 	p.unanswered = slices.Delete(p.unanswered, i, i+1)
@@ -82,6 +83,7 @@ func (r *Receiver) ack(now time.Time, from netip.AddrPort, b []byte) error {
 	p.rtt.sample(now.Sub(q.at))
 	r.clients = int(a.Clients)
 	p.backlog = min(time.Duration(a.Backlog)*time.Millisecond, maxBacklog)
+	r.pace(now, p, a.Slow)
 	if a.Backlog == 0 {
 		r.bulkFrom = now // nothing to listen for
 	}

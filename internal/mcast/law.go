@@ -46,7 +46,8 @@ type law struct {
 	limited  bool    // the bucket, not the lack of work, held the sender since the last step
 	steps    int     // so far
 	stepped  time.Time
-	samples  []sample
+	samples  []sample // one of each client
+	reports  int      // that they come from
 
 	over     time.Time     // since when the queue is longer than it should be; zero while it is not
 	patient  time.Duration // how long that may be before others must be the cause
@@ -78,8 +79,8 @@ func newLaw() law { return law{rate: startRate, starting: true, speed: 1} }
 
 // sample takes in what one of so many clients told of a stretch that was sent after the last step, when trains took as long as that.
 func (l *law) sample(now time.Time, s sample, clients int, train time.Duration) {
-	l.samples = append(l.samples, s)
-	if now.Sub(l.stepped) < ratePeriod || len(l.samples) < min(clients, 16) {
+	l.take(s)
+	if now.Sub(l.stepped) < ratePeriod || l.reports < min(clients, 16) {
 		return
 	}
 	m := l.median()
@@ -137,10 +138,25 @@ func (l *law) sample(now time.Time, s sample, clients int, train time.Duration) 
 		l.over = time.Time{}
 	}
 	l.rate = min(max(l.rate, minRate), maxRate)
-	l.samples = l.samples[:0]
+	l.samples, l.reports = l.samples[:0], 0
 	l.limited = false
 	l.stepped = now
 	l.steps++
+}
+
+// take puts a sample with the others. Each client has one, however often it reports: else one that asks again and again had most of them.
+func (l *law) take(s sample) {
+	l.reports++
+	for i := range l.samples {
+		if old := &l.samples[i]; old.of == s.of && s.of != nil {
+			lost := old.loss*float64(old.symbols) + s.loss*float64(s.symbols)
+			s.symbols += old.symbols
+			s.loss = lost / float64(s.symbols)
+			*old = s
+			return
+		}
+	}
+	l.samples = append(l.samples, s)
 }
 
 // learn takes in how much the loss varies by itself: what is lost at a queue does not count.

@@ -143,10 +143,10 @@ type Receiver struct {
 	helloAt   time.Time
 	helloWait time.Duration
 	strangers bool      // there are symbols of a server that we do not know
-	deaf      bool      // see Deaf
-	deafOver  bool      // data has come since
-	deafEnd   time.Time // when that may end, or has ended
-	deafPause time.Duration
+	deaf      retreat   // see Deaf
+	deafOver  bool      // data has come since that began
+	tooSlow   retreat   // see Slow
+	away      bool      // see Leave
 	apart     bool      // see Apart
 	parted    int       // wants that are left to the owner
 	parting   bool      // see Parting

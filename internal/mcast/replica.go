@@ -59,9 +59,11 @@ type replica struct {
 	suspended   time.Time // not asked until then
 	withdrawn   bool
 	alone       bool // nobody else has a use for what we wait for
+	slow        bool // it has said that it is faster than we are
 	rate        uint64
 	backlog     time.Duration
 	unanswered  []request
+	givenUp     []request // some of the last that were not answered in time, without their blocks
 	backedOff   time.Time // when the timeout was last made longer
 	reportAt    time.Time // when to send a report if no request carries one
 	reported    uint64    // stream.received at the last one

@@ -34,10 +34,12 @@ type report struct {
 	at       time.Time
 	delay    time.Duration // at that time; 0 if it is not known
 	floor    floor
+	lag      lag
 }
 
 // sample is what a client's report says of a stretch of a stream.
 type sample struct {
+	of      *report
 	after   uint64 // number of the symbol before its first
 	symbols int
 	loss    float64
@@ -66,7 +68,7 @@ func (r *report) update(now, arrived time.Time, w *wire.Want, sent time.Time, re
 		note()
 		return sample{}, false
 	}
-	s := sample{after: r.seen, symbols: int(w.Seen - r.seen)}
+	s := sample{of: r, after: r.seen, symbols: int(w.Seen - r.seen)}
 	if s.symbols < reportSpan || now.Sub(r.at) < reportTime {
 		return sample{}, false
 	}

@@ -81,6 +81,7 @@ type peer struct {
 	deficit int                // bytes that it may still be sent in this round
 	reports map[uint16]*report
 	company company
+	ration  ration
 }
 
 // schedule is the order in which jobs are sent: demand before read-ahead before bulk, and among clients deficit round robin

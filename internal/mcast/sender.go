@@ -67,6 +67,7 @@ type export struct {
 	sent      map[uint32]sent
 	order     []transmission // in the order of sending; the last one of each block is in sent
 	parity    parity
+	census    census
 	trains    []train // of late, in the order of sending
 	step      int     // of the pacer, that stepSeq is of
 	stepSeq   uint64  // last number given out before it
@@ -133,6 +134,15 @@ func (e *export) pacedFrom(p *pacer) uint64 {
 	return e.stepSeq
 }
 
+// symbols is how many a request asks for that lacks need of each generation of a block, or with 0 the whole.
+func (e *export) symbols(block uint32, need uint16) int {
+	l := e.layout(block)
+	if need == 0 || int(need) >= l.perGen() {
+		return l.k
+	}
+	return int(need) * l.gens
+}
+
 func (e *export) layout(block uint32) layout { return newLayout(e.Length(block), e.maxSymbol) }
 
 // Load asks the owner of a Sender to read a block and to hand it back by Loaded.
@@ -179,9 +189,11 @@ type SenderStats struct {
 	Wants      uint64 // datagrams
 	Suppressed uint64 // requests for blocks that were in flight
 	Merged     uint64 // requests for blocks that were queued already
+	Refused    uint64 // requests for blocks that were sent before, beyond what the client reports to receive
 	Denied     uint64
 	Malformed  uint64
 	Clients    int
+	Slow       int    // of them, that do not keep up
 	Rate       uint64 // bits a second
 	Queued     int    // symbols
 }
@@ -259,6 +271,11 @@ func (s *Sender) Stats() SenderStats {
 	st.Rate = uint64(s.pace.rate)
 	for _, e := range s.exports {
 		st.Queued += e.ahead(wire.Bulk)
+	}
+	for _, p := range s.peers {
+		if slices.ContainsFunc(s.handles, p.slow) {
+			st.Slow++
+		}
 	}
 	return st
 }

@@ -49,8 +49,11 @@ func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byt
 		return
 	}
 	s.stats.Wants++
+	p.ration.credit(now, w, e.seq)
 	if w.Joined {
 		s.hear(now, arrived, p, e, w)
+	} else {
+		p.unjoin(w.Handle)
 	}
 	ack := wire.Ack{
 		Server: s.cfg.Server, Handle: w.Handle, Epoch: s.cfg.Epoch,
@@ -58,7 +61,7 @@ func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byt
 	}
 	last := wire.Demand // class of what will be sent last
 	left := maxQueued   // blocks: no datagram keeps the server busy with more
-	asks := false
+	asks, refused := false, false
 	s.room = maxJobs - s.jobs()
 	for _, r := range w.Ranges {
 		n := min(int(r.Count), left)
@@ -68,7 +71,7 @@ func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byt
 				e.uses.wanted(now, p, r.Block+i, r.Priority, r.Priority == wire.Note && r.Need == wire.NoteOverheard)
 			}
 			if r.Priority != wire.Note {
-				s.request(p, e, r.Block+i, r, &ack)
+				refused = !s.request(p, e, r.Block+i, r, &ack) || refused
 			}
 		}
 		if r.Priority != wire.Note {
@@ -79,16 +82,20 @@ func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byt
 		last = wire.Bulk
 	}
 	ack.Alone = p.company.alone && s.sched.live > 1
+	ack.Slow = p.slow(w.Handle)
 	if ack.InFlight > 0 && len(e.wanted) == 0 && e.tailAt.IsZero() {
 		e.tailAt = now // it was away for so long that it has missed the last tail mark, and waits for what has gone by
 	}
-	if ack.Queued > 0 {
+	switch {
+	case ack.Queued > 0:
 		n, k := e.ahead(last), e.layout(0).perGen()
 		ack.Horizon = e.seq + uint64(n+(n*e.parity.most(k)+k-1)/k)
 		if last < wire.Bulk && s.hasReady() {
 			// What is less urgent goes out while it is read from the disk: the rest of one block, and one more.
 			ack.Horizon += 2 * uint64(e.layout(0).k)
 		}
+	case refused && ack.InFlight == 0:
+		ack.Horizon = s.refusedUntil(e)
 	}
 	ack.Backlog = s.backlog(last)
 	s.send(from, ack.Append(nil))
@@ -102,7 +109,7 @@ func (s *Sender) peer(now time.Time, from netip.AddrPort) *peer {
 		if len(s.peers) >= maxPeers && !s.makeRoom(now) {
 			return nil
 		}
-		p = &peer{addr: from, reports: map[uint16]*report{}}
+		p = &peer{addr: from, reports: map[uint16]*report{}, ration: newRation(now)}
 		s.peers[from] = p
 		s.sched.add(p)
 	}
@@ -141,36 +148,43 @@ func (s *Sender) hear(now, arrived time.Time, p *peer, e *export, w *wire.Want) 
 		p.reports[w.Handle] = r
 	}
 	if sample, ok := r.update(now, arrived, w, e.departed(w.Seen), s.pace.actual.rested(now)); ok {
+		r.lag.note(now, sample, func() bool { return !p.company.alone && e.census.fine(now, s.sched.peers, w.Handle) })
 		sample.arrival *= float64(e.layout(0).size+wire.DataHeaderSize+frameOverhead) * 8
-		if sample.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
+		if !r.lag.slow && sample.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
 			s.pace.sample(now, sample, s.sched.live)
 		}
 		e.parity.update(now, s.sched.peers, w.Handle)
 	}
 }
 
-// request takes in that p wants a block, and counts in ack what becomes of it.
-func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wire.Ack) {
+// request takes in that p wants a block, and counts in ack what becomes of it. It returns false if it is more than p's ration.
+func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wire.Ack) bool {
 	w := &s.want
 	if j := e.wanted[block]; j != nil {
 		s.stats.Merged++
 		if j.state == jobSending {
 			ack.InFlight++
 			ack.Horizon = max(ack.Horizon, e.sent[block].end)
-			return
+			return true
 		}
-		ack.Queued++
-		s.merge(j, p, e, r)
-		return
+		ack.Queued++ // as it is, if it may not become more
+		ok := s.afford(p, e, block, r.Priority, e.symbols(block, r.Need)-j.symbolsLeft())
+		if ok {
+			s.merge(j, p, e, r)
+		}
+		return ok
 	}
 	if last, ok := e.sent[block]; ok && w.Joined && w.Seen < last.end {
 		s.stats.Suppressed++
 		ack.InFlight++
 		ack.Horizon = max(ack.Horizon, last.end)
-		return
+		return true
 	}
 	if p.queued >= maxQueued || s.room <= 0 && p.queued >= fewQueued {
-		return
+		return true
+	}
+	if !s.afford(p, e, block, r.Priority, e.symbols(block, r.Need)) {
+		return false
 	}
 	s.room--
 	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority}
@@ -179,6 +193,7 @@ func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wi
 	e.queued[j.class] += j.symbolsLeft()
 	s.sched.enqueue(j, p)
 	ack.Queued++
+	return true
 }
 
 // jobs is how many blocks are queued or on their way out.

@@ -20,6 +20,7 @@ var foundSeeds = []struct {
 	seed uint64
 	what string
 }{
+	{79, "a forged number kept a client from being sent anything again"},
 	{140, "the list of holes grew"},
 	{2157, "nobody told a client that was away where the stream was"},
 	{2161, "the list of holes grew"},

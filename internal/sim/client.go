@@ -31,6 +31,8 @@ type Client struct {
 	unicast *Server        // what NBD would be to a real client
 	getting map[uint32]int // blocks asked for there, with the bytes that are to come
 	Fetched int            // blocks that came from there
+	away    bool           // it has left the data groups, because they are too fast
+	Leaves  int            // how often it has
 }
 
 // simulated unicast: a question is a datagram of this byte and a block's number, an answer one of them for each piece of the block.
@@ -49,6 +51,18 @@ func (c *Client) fetch() {
 		return
 	}
 	c.Receiver.Apart(true)
+	if slow := c.Receiver.Slow(); slow != c.away {
+		c.away = slow
+		for _, g := range c.Receiver.Groups() {
+			if slow {
+				c.Leave(g)
+			}
+		}
+		if slow {
+			c.Leaves++
+		}
+		c.Receiver.Leave(slow)
+	}
 	can := func(block uint32) bool { return c.getting[block] == 0 }
 	for _, block := range c.Receiver.Lacking(unicastDepth-len(c.getting), can) {
 		c.getting[block] = c.image.Len(block)
@@ -146,8 +160,10 @@ func (c *Client) pump() {
 		c.got(b.Index)
 	}
 	c.fetch()
-	for _, g := range c.Receiver.Groups() {
-		c.Join(g)
+	if !c.away {
+		for _, g := range c.Receiver.Groups() {
+			c.Join(g)
+		}
 	}
 	for _, p := range c.Receiver.Packets() {
 		c.Send(p.To, c.seals.sealer.Control(p.Data))

@@ -91,12 +91,10 @@ func (n *Node) Join(group netip.AddrPort) {
 	}
 }
 
-// Leave ends all its subscriptions.
-func (n *Node) Leave() {
-	for _, group := range n.groups {
-		n.world.groups[group] = slices.DeleteFunc(slices.Clone(n.world.groups[group]), func(m *Node) bool { return m == n })
-	}
-	n.groups = nil
+// Leave ends a subscription.
+func (n *Node) Leave(group netip.AddrPort) {
+	n.groups = slices.DeleteFunc(n.groups, func(g netip.AddrPort) bool { return g == group })
+	n.world.groups[group] = slices.DeleteFunc(slices.Clone(n.world.groups[group]), func(m *Node) bool { return m == n })
 }
 
 // Backlog is how long the port will still be busy with what was sent.

@@ -184,10 +184,14 @@ type Ack struct {
 	InFlight uint16 // blocks that were sent after the client's Seen and will arrive, or be missed
 	Clients  uint16 // that the server heard in the last seconds
 	Alone    bool   // nobody else has a use for what the client waits for
+	Slow     bool   // the client loses much of the stream, and most others get most of it
 }
 
-// alone is the flag of Ack.Alone.
-const alone = 1
+// The flags of an Ack.
+const (
+	alone = 1 << iota
+	slow
+)
 
 // Append appends the datagram to b.
 func (a *Ack) Append(b []byte) []byte {
@@ -204,7 +208,10 @@ func (a *Ack) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, a.Clients)
 	var flags byte
 	if a.Alone {
-		flags = alone
+		flags |= alone
+	}
+	if a.Slow {
+		flags |= slow
 	}
 	return append(b, flags, 0)
 }
@@ -226,6 +233,7 @@ func ParseAck(b []byte) (Ack, error) {
 		InFlight: binary.BigEndian.Uint16(b[34:]),
 		Clients:  binary.BigEndian.Uint16(b[36:]),
 		Alone:    b[38]&alone != 0,
+		Slow:     b[38]&slow != 0,
 	}, nil
 }
 

@@ -198,6 +198,11 @@ var golden = []row{
 		bytes: "444e 01 06  0003 0005 00000004 00000000 000000000000 000000000000 00000000 0000 0000 0008 0100",
 	},
 	{
+		name: "ack to a client that is alone and slow", typ: TypeAck,
+		value: Ack{Server: 3, Handle: 5, Epoch: 4, Clients: 8, Alone: true, Slow: true},
+		bytes: "444e 01 06  0003 0005 00000004 00000000 000000000000 000000000000 00000000 0000 0000 0008 0300",
+	},
+	{
 		name: "want that is a note", typ: TypeWant,
 		value: Want{Server: 3, Handle: 5, Epoch: 4, Ranges: []Range{{Block: 7, Count: 2, Priority: Note, Need: NoteOverheard}}},
 		bytes: "444e 01 04  0003 0005 00000004 0000000000000000 00000000 000000000000 00 01 00000000 00000000 0000000000000000" +
