@@ -267,7 +267,7 @@ func (a *attachment) status() control.Status {
 	a.mu.Unlock()
 	st := &control.Attachment{
 		Device: a.device.Path(), Driver: a.device.Driver(), URI: a.uri, Target: a.target.String(),
-		Image: imageStatus(a.client.Descriptor()), Waiting: s.Waiting, OverNBD: s.OverNBD, Overlay: a.overlay.status(),
+		Image: imageStatus(a.client.Descriptor()), Waiting: s.Waiting, OverNBD: s.OverNBD, Slow: s.Slow, Overlay: a.overlay.status(),
 		Kernel: kernelStatus(a.device),
 		Cache: control.Cache{
 			File: file, Capacity: int64(s.Cache.Slots) * int64(s.Cache.SlotSize), Used: s.Cache.Bytes, Hits: s.Cache.Hits,

@@ -78,9 +78,9 @@ func serverStatus(st server.Status, interfaces []string, files *plain, started t
 	}
 	for _, l := range st.Links {
 		s.Links = append(s.Links, control.Link{
-			Interface: l.Interface, Address: l.Addr.String(), Clients: l.Stats.Clients, Rate: l.Stats.Rate, Queued: l.Stats.Queued,
+			Interface: l.Interface, Address: l.Addr.String(), Clients: l.Stats.Clients, Slow: l.Stats.Slow, Rate: l.Stats.Rate, Queued: l.Stats.Queued,
 			Sent: l.Stats.Bytes, Blocks: l.Stats.Blocks, Repairs: l.Stats.Repairs, Parity: l.Stats.Parity, Wants: l.Stats.Wants,
-			Suppressed: l.Stats.Suppressed, Merged: l.Stats.Merged, Denied: l.Stats.Denied, Malformed: l.Stats.Malformed,
+			Suppressed: l.Stats.Suppressed, Merged: l.Stats.Merged, Refused: l.Stats.Refused, Denied: l.Stats.Denied, Malformed: l.Stats.Malformed,
 			Drops: l.Drops, Unopened: control.Seals(l.Unopened),
 		})
 	}

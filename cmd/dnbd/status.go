@@ -148,6 +148,10 @@ func writeAttachment(b *strings.Builder, st control.Status) {
 		bytesOf(t.Repaired), bytesOf(t.Duplicates))
 	if st.Group == "" {
 		fmt.Fprintf(b, "  unicast   %s were read over NBD\n", bytesOf(t.Fetched))
+	} else if a.Slow && a.OverNBD {
+		fmt.Fprintf(b, "  unicast   the group is faster than this machine's link: reading over NBD, %s so far\n", bytesOf(t.Fetched))
+	} else if a.Slow {
+		b.WriteString("  slow      the group is faster than this machine's link, and nothing can be read over NBD instead\n")
 	} else if a.OverNBD {
 		fmt.Fprintf(b, "  unicast   no multicast data arrives: reading over NBD until it does, %s so far\n", bytesOf(t.Fetched))
 	} else if t.Fetched > 0 {
@@ -187,12 +191,12 @@ func writeServer(b *strings.Builder, st control.Status) {
 			withdrawn)
 	}
 	for _, l := range st.Server.Links {
-		fmt.Fprintf(b, "  %-9s %s, %d clients, rate %s, %d symbols queued\n", l.Interface, l.Address, l.Clients,
+		fmt.Fprintf(b, "  %-9s %s, %d clients, %d of them slow, rate %s, %d symbols queued\n", l.Interface, l.Address, l.Clients, l.Slow,
 			size.FormatRate(int64(l.Rate)), l.Queued)
 		fmt.Fprintf(b, "            sent %s: %d blocks, %d symbols of parity asked for and %d unasked\n", bytesOf(l.Sent), l.Blocks,
 			l.Repairs, l.Parity)
-		fmt.Fprintf(b, "            %d requests: %d blocks merged, %d suppressed; %d denied, %d malformed, %d dropped by the kernel\n",
-			l.Wants, l.Merged, l.Suppressed, l.Denied, l.Malformed, l.Drops)
+		fmt.Fprintf(b, "            %d requests: %d blocks merged, %d suppressed, %d refused; %d denied, %d malformed, %d dropped by the kernel\n",
+			l.Wants, l.Merged, l.Suppressed, l.Refused, l.Denied, l.Malformed, l.Drops)
 		switch q := l.Querier; {
 		case q == nil:
 		case q.Asking:

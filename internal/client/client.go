@@ -66,6 +66,7 @@ type Client struct {
 	copying  *copying
 	since    time.Time // when a block came last, or was first waited for
 	overNBD  bool      // blocks are read over NBD, and the group is spared
+	away     bool      // the data groups are left, because they are faster than our link
 
 	timer   chan struct{} // timerAt moved forward
 	lacking chan struct{} // something is wanted that is to be read over NBD
@@ -188,16 +189,24 @@ func (c *Client) input(conn *udp.Conn, m *udp.Message, datagrams [][]byte) {
 	if control {
 		c.sockets.learn(conn, m)
 		// Before anything is asked of a server that was just met, its data must be heard.
-		groups := c.rx.Groups()
-		c.mu.Unlock()
-		for _, g := range groups {
-			if err := c.sockets.join(g); err != nil {
-				c.cfg.Log.Error("join data group", "group", g, "error", err)
-			}
-		}
-		c.mu.Lock()
+		c.join()
 	}
 	c.step(now)
+}
+
+// join hears the data groups, unless they were left. It is called with mu held and releases it meanwhile.
+func (c *Client) join() {
+	if c.away {
+		return
+	}
+	groups := c.rx.Groups()
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	for _, g := range groups {
+		if err := c.sockets.join(g); err != nil {
+			c.cfg.Log.Error("join data group", "group", g, "error", err)
+		}
+	}
 }
 
 // step lets the machine do what is due, and carries out what came of it. It is called with mu held and releases it.

@@ -116,6 +116,18 @@ func (s *sockets) join(group netip.AddrPort) error {
 	return nil
 }
 
+// leave ends to hear the data groups: all but the one of discovery.
+func (s *sockets) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for group, conn := range s.groups {
+		if group != s.network.Group {
+			conn.Close()
+			delete(s.groups, group)
+		}
+	}
+}
+
 // rejoin leaves the groups and joins them again, so that switches hear of it: a lost report, or a switch that forgot, cuts a host off
 // in silence.
 func (s *sockets) rejoin() error {

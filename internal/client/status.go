@@ -19,7 +19,8 @@ type Stats struct {
 	Refused  uint64 // blocks that did not match the image's tree
 	Drops    uint64 // datagrams that the kernel dropped for want of buffer
 	Unopened seal.Stats
-	OverNBD  bool   // blocks are read over NBD now, because group data does not arrive
+	OverNBD  bool   // blocks are read over NBD now, because group data does not arrive or the group is too fast
+	Slow     bool   // the group is faster than our link
 	Fetched  uint64 // bytes that were read over NBD so far
 	Network  mcast.ReceiverStats
 	Cache    cache.Stats
@@ -35,7 +36,7 @@ func (c *Client) Stats() Stats {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.OverNBD = c.overNBD
+	s.OverNBD, s.Slow = c.overNBD, c.away || c.rx.Slow()
 	s.Waiting = len(c.readers)
 	s.Network = c.rx.Stats()
 	s.Replicas = c.rx.Replicas(time.Now())
@@ -73,7 +74,7 @@ func (c *Client) watch() {
 		c.cfg.Network.Keys.Refresh(c.cfg.Log)
 		c.mu.Lock()
 		waiting := len(c.readers) > 0 || c.copying != nil
-		since, over := c.since, c.overNBD
+		since, over, away := c.since, c.overNBD, c.away
 		servers := c.rx.Replicas(now)
 		heard := c.rx.Stats().Symbols
 		hosts := c.unicast.hosts()
@@ -86,7 +87,7 @@ func (c *Client) watch() {
 			symbols, moved, rejoined = heard, now, time.Time{}
 		}
 		live := slices.ContainsFunc(servers, func(r mcast.Replica) bool { return r.Live })
-		if live && now.Sub(moved) >= rejoinFirst && (over || now.Sub(since) >= rejoinFirst) && now.Sub(rejoined) >= rejoinNext {
+		if live && !away && now.Sub(moved) >= rejoinFirst && (over || now.Sub(since) >= rejoinFirst) && now.Sub(rejoined) >= rejoinNext {
 			rejoined = now
 			if err := c.sockets.rejoin(); err != nil {
 				c.cfg.Log.Error("join the groups again", "error", err)

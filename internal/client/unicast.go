@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -26,23 +27,23 @@ const (
 	pauseMin   = 250 * time.Millisecond
 	pauseMax   = 5 * time.Second
 	wrongPause = time.Minute
-	// sayAgain is how long the log is spared what it has been told: that group data does not arrive.
+	// sayAgain is how long the log is spared what it has been told.
 	sayAgain = 10 * time.Minute
 )
 
 // errWrong is the failure of a server whose bytes do not match the image's tree.
 var errWrong = errors.New("its bytes do not match the image's tree")
 
-// unicast reads over NBD: from the servers of the group, while their group data does not arrive, or what nobody else has a use for; or from
-// the Network's hosts. Every block passes through the same check as the group's. All of it belongs to one goroutine, but for what says
-// otherwise.
+// unicast reads over NBD: from the servers of the group, while their group data does not arrive or is too fast, or what nobody else has a
+// use for; or from the Network's hosts. Every block passes through the same check as the group's. All of it belongs to one goroutine, but
+// for what says otherwise.
 type unicast struct {
 	client  *Client
 	sources map[string]*source // by address; guarded by client.mu
 	getting map[uint32]*source // blocks that are asked for, and of whom
 	stuck   map[*source]bool   // sources that hang, while others do not
 	results chan result
-	said    time.Time // that group data does not arrive
+	said    map[string]time.Time // what the log was told, and when
 }
 
 // source is the NBD export of a server. Its fields are guarded by client.mu, but for conn.
@@ -165,54 +166,83 @@ func (u *unicast) hangUp(s *source) {
 	s.broken = false
 }
 
+// situation is how a client stands to the group.
+type situation struct {
+	deaf, slow bool // as its Receiver says
+	over       bool // blocks are read over NBD, and the group is spared
+	away       bool // the data groups are left
+}
+
 // look changes the way if it has to, and asks for what is missing.
 func (u *unicast) look(now time.Time) {
 	c := u.client
 	alone := len(c.cfg.Network.Hosts) > 0
 	c.mu.Lock()
-	deaf, apart := c.rx.Deaf(), c.rx.Alone()
+	is, was := situation{deaf: c.rx.Deaf(), slow: c.rx.Slow()}, situation{over: c.overNBD, away: c.away}
+	apart := c.rx.Alone()
 	var usable []*source
 	var requests []request
-	if deaf || alone || apart {
+	if is.deaf || is.slow || alone || apart {
 		usable, requests = u.usable(now)
 	}
-	was, on := c.overNBD, deaf && len(usable) > 0 || alone
-	c.rx.Apart(len(usable) > 0 && !on)
-	if on != was {
-		c.overNBD = on
-		c.rx.Spare(on)
+	is.over = (is.deaf || is.slow) && len(usable) > 0 || alone
+	is.away = is.slow && is.over && !alone
+	c.rx.Apart(len(usable) > 0 && !is.over)
+	c.overNBD, c.away = is.over, is.away
+	if is.away {
+		c.rx.Leave(true)
+	} else if was.away {
+		c.join() // before anything is asked
+		c.rx.Leave(false)
+	}
+	if is.over != was.over {
+		c.rx.Spare(is.over)
 	}
 	if len(usable) > 0 {
 		requests = append(requests, u.share(now, usable, c.rx.Lacking(u.room(usable), u.can))...)
 	}
 	c.step(now)
-	if on != was {
-		u.say(now, deaf, usable)
+	if is.away {
+		c.sockets.leave() // again if a socket was opened meanwhile
+	}
+	if is.over != was.over || is.away != was.away || is.slow && !is.over {
+		u.say(now, was, is, usable)
 	}
 	for _, r := range requests {
 		u.start(r)
 	}
-	if !on && !deaf && !apart {
+	if !is.over && !is.deaf && !is.slow && !apart {
 		u.tidy(now)
 	}
 }
 
-// say tells that the way has changed, but not again and again.
-func (u *unicast) say(now time.Time, deaf bool, usable []*source) {
-	log, name := u.client.cfg.Log, u.client.cfg.Descriptor.Name
-	again := !u.said.IsZero() && now.Sub(u.said) < sayAgain
+// say tells that the way has changed, or that the group is too fast and there is no other.
+func (u *unicast) say(now time.Time, was, is situation, usable []*source) {
 	switch {
 	case len(u.client.cfg.Network.Hosts) > 0: // as was asked for
-	case len(usable) > 0 && again:
-		log.Debug("no multicast data arrives again", "image", name)
-	case len(usable) > 0:
-		u.said = now
-		log.Warn("servers answer, but no multicast data arrives; reading over NBD until it does", "image", name, "servers", names(usable))
-	case deaf:
-		log.Warn("nothing can be read over NBD either; asking the group again", "image", name)
+	case is.away:
+		u.tell(now, slog.LevelWarn, "the group is faster than this machine's link; reading over NBD and trying the group again from time to time",
+			"servers", names(usable))
+	case is.over:
+		u.tell(now, slog.LevelWarn, "servers answer, but no multicast data arrives; reading over NBD until it does", "servers", names(usable))
+	case is.slow:
+		u.tell(now, slog.LevelWarn, "the group is faster than this machine's link, and nothing can be read over NBD instead; staying in the group")
+	case is.deaf:
+		u.tell(now, slog.LevelWarn, "nothing can be read over NBD either; asking the group again")
+	case was.away:
+		u.tell(now, slog.LevelInfo, "trying whether the group is still faster than this machine's link")
 	default:
-		log.Info("multicast data arrives again; reading from the group", "image", name)
+		u.client.cfg.Log.Info("multicast data arrives again; reading from the group", "image", u.client.cfg.Descriptor.Name)
 	}
+}
+
+// tell tells the log what it has not been told lately.
+func (u *unicast) tell(now time.Time, level slog.Level, text string, args ...any) {
+	if last, ok := u.said[text]; ok && now.Sub(last) < sayAgain {
+		return
+	}
+	u.said[text] = now
+	u.client.cfg.Log.Log(u.client.ctx, level, text, append([]any{"image", u.client.cfg.Descriptor.Name}, args...)...)
 }
 
 // tidy closes connections that are not used.
@@ -447,6 +477,7 @@ func names(sources []*source) string {
 func newUnicast(c *Client) *unicast {
 	return &unicast{
 		client: c, sources: map[string]*source{}, getting: map[uint32]*source{}, stuck: map[*source]bool{}, results: make(chan result),
+		said: map[string]time.Time{},
 	}
 }
 

@@ -5,7 +5,9 @@ import (
 	"context"
 	"math/bits"
 	"net"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,12 @@ import (
 // serveMute is a server none of whose group data arrives: it offers the image, grants what is asked for, and sends nothing. Its NBD
 // port is the one given.
 func serveMute(t *testing.T, n Network, m *image.Image, id, port uint16) {
+	t.Helper()
+	serveAnswers(t, n, m, id, port, n.Group, func(b []byte) []byte { return b })
+}
+
+// serveAnswers is serveMute with another data group, whose answers are changed on their way.
+func serveAnswers(t *testing.T, n Network, m *image.Image, id, port uint16, data netip.AddrPort, change func(b []byte) []byte) {
 	t.Helper()
 	control, err := udp.ListenUnicast(n.Interfaces[0], 0, udp.OptionsFromEnv())
 	if err != nil {
@@ -37,7 +45,7 @@ func serveMute(t *testing.T, n Network, m *image.Image, id, port uint16) {
 		ID: m.ID(), Blocks: g.Total(), Length: g.Len,
 		Offer: wire.Offer{
 			Handle: 1, Algorithm: image.AlgorithmBLAKE3, BlockLog: uint8(bits.TrailingZeros(uint(d.BlockSize))),
-			Size: uint64(d.Size), Revision: d.Revision, Created: d.Created.Unix(), Root: d.Root, Name: d.Name, Group: n.Group,
+			Size: uint64(d.Size), Revision: d.Revision, Created: d.Created.Unix(), Root: d.Root, Name: d.Name, Group: data,
 		},
 	})
 	var mu sync.Mutex
@@ -51,7 +59,7 @@ func serveMute(t *testing.T, n Network, m *image.Image, id, port uint16) {
 					s.Input(time.Now(), msg.From, b)
 				}
 				for _, p := range s.Packets() {
-					if err := control.Send(p.To, p.Data); err != nil {
+					if err := control.Send(p.To, change(p.Data)); err != nil {
 						t.Errorf("answer: %v", err)
 					}
 				}
@@ -180,6 +188,41 @@ func TestGroupDataThatArrivesAgainEndsReadingOverNBD(t *testing.T) {
 	if err := c.ReadAt(t.Context(), got, 2<<20); err != nil || !bytes.Equal(got, data[2<<20:2<<20+len(got)]) {
 		t.Errorf("read: %v, or other bytes", err)
 	}
+}
+
+func TestAGroupThatIsTooFastIsLeftForAWhile(t *testing.T) {
+	data := content()
+	n := loopback(t)
+	m := makeImage(t, data, 64<<10)
+	defer m.Close()
+	group := netip.AddrPortFrom(netip.MustParseAddr("239.77.0.2"), n.Group.Port())
+	var fast atomic.Bool
+	fast.Store(true)
+	serveAnswers(t, n, m, 77, exportBlocks(t, m, m.Blocks()), group, func(b []byte) []byte {
+		a, err := wire.ParseAck(b)
+		if err != nil {
+			return b
+		}
+		a.Slow = fast.Load()
+		return a.Append(nil)
+	})
+	c := open(t, Config{Network: n, Descriptor: m.Descriptor()})
+	hears := func() bool {
+		c.sockets.mu.Lock()
+		defer c.sockets.mu.Unlock()
+		return c.sockets.groups[group] != nil
+	}
+	eventually(t, "the data group is joined", hears)
+	got := make([]byte, len(data))
+	if err := c.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("read: %v, or other bytes", err)
+	}
+	if s := c.Stats(); !s.Slow || !s.OverNBD {
+		t.Errorf("slow %v, over NBD %v", s.Slow, s.OverNBD)
+	}
+	eventually(t, "the data group is left", func() bool { return !hears() })
+	fast.Store(false)
+	eventually(t, "the data group is joined again", func() bool { return hears() && !c.Stats().Slow })
 }
 
 func TestWrongBytesOverNBDAreRefused(t *testing.T) {

@@ -38,7 +38,8 @@ type Attachment struct {
 	Target   string    `json:"target"`           // how the image was named
 	Image    Image     `json:"image"`            //
 	Waiting  int       `json:"waiting"`          // blocks that reads wait for
-	OverNBD  bool      `json:"over_nbd"`         // group data does not arrive, and blocks are read over NBD
+	OverNBD  bool      `json:"over_nbd"`         // group data does not arrive, or the group is too fast, and blocks are read over NBD
+	Slow     bool      `json:"slow"`             // the group is faster than this machine's link
 	Cache    Cache     `json:"cache"`            //
 	Traffic  Traffic   `json:"traffic"`          //
 	Replicas []Replica `json:"replicas"`         // the servers that have the image
@@ -172,6 +173,7 @@ type Link struct {
 	Interface  string `json:"interface"`
 	Address    string `json:"address"`      // ADDRESS:PORT that it sends from
 	Clients    int    `json:"clients"`      // heard lately
+	Slow       int    `json:"slow"`         // of them, that lose much of what is sent, while most others get most of it
 	Rate       uint64 `json:"rate"`         // that it paces at, in bits a second
 	Queued     int    `json:"queued"`       // symbols that wait to be sent
 	Sent       uint64 `json:"sent"`         // bytes on the wire, frames included
@@ -181,6 +183,7 @@ type Link struct {
 	Wants      uint64 `json:"wants"`        // requests that arrived, in datagrams
 	Suppressed uint64 `json:"suppressed"`   // blocks not sent again because they were on their way
 	Merged     uint64 `json:"merged"`       // blocks asked for while they were queued for another client
+	Refused    uint64 `json:"refused"`      // blocks asked for again beyond what the client reports to receive
 	Denied     uint64 `json:"denied"`       // requests
 	Malformed  uint64 `json:"malformed"`    // datagrams
 	Drops      uint64 `json:"kernel_drops"` // requests that the kernel had no room for
