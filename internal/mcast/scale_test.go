@@ -98,3 +98,31 @@ func BenchmarkParity(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkRestore is what a client pays for a block of which it lost some symbols.
+func BenchmarkRestore(b *testing.B) {
+	l := newLayout(64<<10, 1442)
+	block := make([]byte, l.length)
+	for _, lost := range []int{1, 5, 20} {
+		b.Run(fmt.Sprintf("symbols=%d", lost), func(b *testing.B) {
+			parity := map[int][]byte{}
+			var indexes []int
+			for i := range lost {
+				indexes = append(indexes, l.k+i)
+			}
+			symbols, err := coder.parity(l, block, indexes)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for i, index := range indexes {
+				parity[index] = symbols[i]
+			}
+			got := func(i int) bool { return i%2 == 0 || i >= 2*lost }
+			for range b.N {
+				if err := coder.restore(l, block, got, parity); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -3,7 +3,6 @@ package mcast
 import (
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/klauspost/reedsolomon"
 )
@@ -74,64 +73,81 @@ func (l layout) sizeOf(i int) int {
 // symbol c in the code's symbol r (r from the generation's data symbols on) is the inverse of r xor c, modulo
 // x^8+x^4+x^3+x^2+1. Parity r depends on the data alone, not on how many parities are made: a server can always send one more.
 //
-// It caches its matrices and is safe for use by several machines at once.
+// It is safe for use by several machines at once.
 type Coder struct {
-	inverse  [fieldSize]byte // in the field, of all but 0
-	mu       sync.Mutex
-	decoders map[int]reedsolomon.Encoder // by data symbols in a generation
+	power [2 * (fieldSize - 1)]byte // of 2, which generates the field; twice, for sums of two logarithms
+	log   [fieldSize]int            // by it, of all but 0
 }
 
 // NewCoder returns a Coder.
 func NewCoder() *Coder {
-	c := &Coder{decoders: map[int]reedsolomon.Encoder{}}
-	var power [fieldSize - 1]byte // of 2, which generates the field
-	for i, x := 0, 1; i < len(power); i++ {
-		power[i] = byte(x)
+	c := &Coder{}
+	for i, x := 0, 1; i < fieldSize-1; i++ {
+		c.power[i], c.power[i+fieldSize-1], c.log[x] = byte(x), byte(x), i
 		if x <<= 1; x >= fieldSize {
 			x ^= 0x11d
 		}
 	}
-	for i, x := range power {
-		c.inverse[x] = power[(len(power)-i)%len(power)]
-	}
 	return c
 }
 
-// decoder returns the code for k data symbols. It inverts a matrix for each pattern of loss: caching those would fill the memory.
-func (c *Coder) decoder(k int) reedsolomon.Encoder {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if d, ok := c.decoders[k]; ok {
-		return d
-	}
-	d, err := reedsolomon.New(k, fieldSize-k, reedsolomon.WithCauchyMatrix(),
-		reedsolomon.WithInversionCache(false), reedsolomon.WithMaxGoroutines(1))
-	if err != nil {
-		panic(fmt.Sprintf("mcast: code of %d symbols: %v", k, err)) // layouts allow 1 to maxGeneration only
-	}
-	c.decoders[k] = d
-	return d
+// coefficient is that of data symbol column in the code's symbol row.
+func (c *Coder) coefficient(row, column int) byte {
+	return c.power[fieldSize-1-c.log[row^column]]
 }
 
-// encoder returns the code that makes some symbols of parity from k of data: to make one costs less than to make one symbol with it,
-// and much less than to let a decoder find out that nothing is missing.
-func (c *Coder) encoder(k int, rows []int) (reedsolomon.Encoder, error) {
-	matrix := make([][]byte, len(rows))
-	for i, row := range rows {
-		matrix[i] = make([]byte, k)
-		for column := range matrix[i] {
-			matrix[i][column] = c.inverse[row^column]
+func (c *Coder) multiply(x, y byte) byte {
+	if x == 0 || y == 0 {
+		return 0
+	}
+	return c.power[c.log[x]+c.log[y]]
+}
+
+// unmix is the inverse of the matrix of the coefficients of some columns in as many rows, which has a closed form (Cauchy's): with rows x
+// and columns y, its element for column j and row i is the product of all xᵢ+yₙ and all xₙ+yⱼ, over that of xᵢ+yⱼ, all other xᵢ+xₙ and all other
+// yⱼ+yₙ.
+func (c *Coder) unmix(rows, columns []int) [][]byte {
+	// The logarithm of what depends on one of them alone.
+	factor := func(own, others []int, n int) int {
+		sum := 0
+		for i := range own {
+			sum += c.log[own[n]^others[i]]
+			if i != n {
+				sum -= c.log[own[n]^own[i]]
+			}
+		}
+		return sum
+	}
+	byRow := make([]int, len(rows))
+	for i := range rows {
+		byRow[i] = factor(rows, columns, i)
+	}
+	inverse := make([][]byte, len(columns))
+	for j := range columns {
+		inverse[j] = make([]byte, len(rows))
+		byColumn := factor(columns, rows, j)
+		for i, row := range rows {
+			const order = fieldSize - 1
+			inverse[j][i] = c.power[((byRow[i]+byColumn-c.log[row^columns[j]])%order+order)%order]
 		}
 	}
-	return reedsolomon.New(k, len(rows), reedsolomon.WithCustomMatrix(matrix),
-		reedsolomon.WithInversionCache(false), reedsolomon.WithMaxGoroutines(1))
+	return inverse
 }
 
-// shards are the symbols of generation g of a block, data only; the others are nil. The last symbol is copied and padded when
-// it is short.
+// mix makes symbols that are linear combinations of others, by a row of the matrix each.
+func mix(matrix, from, to [][]byte) error {
+	e, err := reedsolomon.New(len(from), len(to), reedsolomon.WithCustomMatrix(matrix),
+		reedsolomon.WithInversionCache(false), reedsolomon.WithMaxGoroutines(1))
+	if err != nil {
+		return err
+	}
+	return e.Encode(append(from, to...))
+}
+
+// shards are the data symbols of generation g of a block. The last symbol is copied and padded when it is short.
 func (l layout) shards(block []byte, g int) [][]byte {
-	shards := make([][]byte, fieldSize)
-	for pos := range l.perGen() {
+	shards := make([][]byte, l.perGen(), fieldSize)
+	for pos := range shards {
 		from, to := l.span(pos*l.gens + g)
 		shard := block[from:to]
 		if len(shard) < l.size {
@@ -146,26 +162,22 @@ func (l layout) shards(block []byte, g int) [][]byte {
 func (c *Coder) parity(l layout, block []byte, indexes []int) ([][]byte, error) {
 	out := make([][]byte, len(indexes))
 	for g := range l.gens {
-		var rows, places []int // of the generation's symbols in its code, and in out
+		var matrix, made [][]byte
 		for i, index := range indexes {
-			if index%l.gens == g {
-				rows, places = append(rows, index/l.gens), append(places, i)
+			if index%l.gens != g {
+				continue
 			}
+			row := make([]byte, l.perGen())
+			for column := range row {
+				row[column] = c.coefficient(index/l.gens, column)
+			}
+			out[i] = make([]byte, l.size)
+			matrix, made = append(matrix, row), append(made, out[i])
 		}
-		if len(rows) == 0 {
+		if len(made) == 0 {
 			continue
 		}
-		shards := append(l.shards(block, g)[:l.perGen()], make([][]byte, len(rows))...)
-		made := make([]byte, len(rows)*l.size)
-		for i, place := range places {
-			out[place] = made[i*l.size:][:l.size]
-			shards[l.perGen()+i] = out[place]
-		}
-		e, err := c.encoder(l.perGen(), rows)
-		if err == nil {
-			err = e.Encode(shards)
-		}
-		if err != nil {
+		if err := mix(matrix, l.shards(block, g), made); err != nil {
 			return nil, fmt.Errorf("make parity: %w", err)
 		}
 	}
@@ -177,40 +189,51 @@ var errTooFew = errors.New("too few symbols")
 // restore fills in the data symbols of block that got does not have, from parity symbols by index.
 func (c *Coder) restore(l layout, block []byte, got func(i int) bool, parity map[int][]byte) error {
 	for g := range l.gens {
-		shards := make([][]byte, fieldSize)
-		missing := 0
-		for pos := range l.perGen() {
-			if i := pos*l.gens + g; !got(i) {
-				missing++
-			}
-		}
-		if missing == 0 {
-			continue
-		}
-		full := l.shards(block, g)
+		var here, missing, rows []int // positions of data symbols in the generation, and of symbols of parity
 		for pos := range l.perGen() {
 			if got(pos*l.gens + g) {
-				shards[pos] = full[pos]
+				here = append(here, pos)
+			} else {
+				missing = append(missing, pos)
 			}
 		}
-		n := 0
+		if len(missing) == 0 {
+			continue
+		}
+		var symbols [][]byte // that are here: data, then parity
+		full := l.shards(block, g)
+		for _, pos := range here {
+			symbols = append(symbols, full[pos])
+		}
 		for index, p := range parity {
-			if index%l.gens == g && n < missing {
-				shards[index/l.gens] = p
-				n++
+			if index%l.gens == g && len(rows) < len(missing) {
+				rows, symbols = append(rows, index/l.gens), append(symbols, p)
 			}
 		}
-		if n < missing {
+		if len(rows) < len(missing) {
 			return errTooFew
 		}
-		if err := c.decoder(l.perGen()).ReconstructData(shards); err != nil {
+		// Parity less what the data here has in it is a mixture of the missing symbols.
+		matrix := c.unmix(rows, missing)
+		for j, inverse := range matrix {
+			matrix[j] = make([]byte, len(here), l.perGen())
+			for i, row := range rows {
+				for n, column := range here {
+					matrix[j][n] ^= c.multiply(inverse[i], c.coefficient(row, column))
+				}
+			}
+			matrix[j] = append(matrix[j], inverse...)
+		}
+		restored := make([][]byte, len(missing))
+		for j, pos := range missing {
+			restored[j] = full[pos] // of the block itself, but for a short symbol
+		}
+		if err := mix(matrix, symbols, restored); err != nil {
 			return fmt.Errorf("restore block: %w", err)
 		}
-		for pos := range l.perGen() {
-			if i := pos*l.gens + g; !got(i) {
-				from, to := l.span(i)
-				copy(block[from:to], shards[pos])
-			}
+		for j, pos := range missing {
+			from, to := l.span(pos*l.gens + g)
+			copy(block[from:to], restored[j])
 		}
 	}
 	return nil
