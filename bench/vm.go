@@ -116,7 +116,8 @@ func (h *hall) nbdkit(ctx context.Context, n int64) (p *process, uri string, err
 		return nil, "", err
 	}
 	addr := h.Addr("s1").String()
-	p, err = h.start(ctx, "s1", "nbdkit", "-f", "-i", addr, "-p", nbdkitPort, "file", path)
+	// On busy machines a SIGTERM has come out of nowhere.
+	p, err = h.start(ctx, "s1", "env", "--block-signal=TERM", "nbdkit", "-f", "-i", addr, "-p", nbdkitPort, "file", path)
 	p, err = h.listening(ctx, p, err, nbdkitPort)
 	return p, "nbd://" + addr, err
 }
