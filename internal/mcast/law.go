@@ -120,8 +120,8 @@ func (l *law) sample(now time.Time, s sample, clients int, train time.Duration) 
 	case congestion:
 		l.before.rate, l.before.loss, l.before.ceiling, l.before.starting = l.rate, m.loss, l.ceiling, l.starting
 		l.ceiling, l.ceilTime = l.rate*(1-m.loss)/(1-l.usual), now
-		if m.arrival > 0 && collapse {
-			l.ceiling = min(l.ceiling, l.through(m))
+		if m.arrival > 0 { // a row of losses at a few is in the median of the loss, and not in what arrives
+			l.ceiling = min(max(l.ceiling, l.through(m)*slack), l.rate)
 		}
 		l.rate = l.ceiling * slack
 		l.slowed, l.starting, l.alarms = true, false, 0
