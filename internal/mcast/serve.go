@@ -83,12 +83,13 @@ func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byt
 		e.tailAt = now // it was away for so long that it has missed the last tail mark, and waits for what has gone by
 	}
 	if ack.Queued > 0 {
-		n, k := e.ahead(last), e.layout(0).perGen()
-		ack.Horizon = e.seq + uint64(n+(n*e.parity.most(k)+k-1)/k)
+		n := e.ahead(last)
 		if last < wire.Bulk && s.hasReady() {
-			// What is less urgent goes out while it is read from the disk: the rest of one block, and one more.
-			ack.Horizon += 2 * uint64(e.layout(0).k)
+			// What is less urgent goes out while it is read from the disk: the rest of one block, and one more. But a horizon that the stream
+			// does not come to, where nothing follows, hides that all of a repair was lost.
+			n = min(n+2*e.layout(0).k, e.ahead(wire.Bulk))
 		}
+		ack.Horizon = e.seq + uint64(n)
 	}
 	ack.Backlog = s.backlog(last)
 	s.send(from, ack.Append(nil))
@@ -145,25 +146,28 @@ func (s *Sender) hear(now, arrived time.Time, p *peer, e *export, w *wire.Want) 
 		if sample.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
 			s.pace.sample(now, sample, s.sched.live)
 		}
-		e.parity.update(now, s.sched.peers, w.Handle)
 	}
 }
 
 // request takes in that p wants a block, and counts in ack what becomes of it.
 func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wire.Ack) {
-	w := &s.want
-	if j := e.wanted[block]; j != nil {
+	w, last := &s.want, e.sent[block]
+	crossed := w.Joined && w.Seen < last.end
+	if crossed {
+		r.Need = uint16(last.short(int(r.Need), w.Seen, e.layout(block).gens))
+	}
+	if j := e.wanted[block]; j != nil && (j.state == jobSending || !crossed || r.Need > 0) {
 		s.stats.Merged++
 		if j.state == jobSending {
 			ack.InFlight++
-			ack.Horizon = max(ack.Horizon, e.sent[block].end)
+			ack.Horizon = max(ack.Horizon, last.end)
 			return
 		}
 		ack.Queued++
 		s.merge(j, p, e, r)
 		return
 	}
-	if last, ok := e.sent[block]; ok && w.Joined && w.Seen < last.end {
+	if crossed && r.Need == 0 {
 		s.stats.Suppressed++
 		ack.InFlight++
 		ack.Horizon = max(ack.Horizon, last.end)
@@ -173,8 +177,9 @@ func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wi
 		return
 	}
 	s.room--
-	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority}
+	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority, unasked: e.parity.level}
 	j.widen(r.Need)
+	e.parity.asked(block, int(r.Need))
 	e.wanted[block] = j
 	e.queued[j.class] += j.symbolsLeft()
 	s.sched.enqueue(j, p)
@@ -194,6 +199,7 @@ func (s *Sender) jobs() int {
 func (s *Sender) merge(j *job, p *peer, e *export, r wire.Range) {
 	e.queued[j.class] -= j.symbolsLeft()
 	j.widen(r.Need)
+	e.parity.asked(j.key.block, int(r.Need))
 	urgent := r.Priority < j.class
 	if urgent {
 		s.promote(j, r.Priority)
