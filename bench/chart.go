@@ -60,6 +60,9 @@ func (r *report) chart() []byte {
 	torn := panel{title: "Goodput with packets lost at each client ÷ without loss (the longer the better)", full: 1.08}
 	for _, l := range lossLimits {
 		torn.add(r, fmt.Sprintf("dnbd, 8 clients, %v %% lost", l.percent), fmt.Sprintf("loss %v", l.percent), ours)
+		if l.old == 0 {
+			continue
+		}
 		torn.bars = append(torn.bars,
 			bar{fmt.Sprintf("DNBD 0.9, one client, %v %% (published)", l.percent), l.old, published},
 			bar{fmt.Sprintf("NBD over TCP, one, %v %% (published)", l.percent), l.nbd, published})

@@ -133,6 +133,7 @@ func TestLossAndBlockAffectOneHostUntilCleared(t *testing.T) {
 		// 100 are expected, with a standard deviation of 7.
 		{"loss", func() error { return l.Loss("c1", 50) }, 40, 160},
 		{"all lost", func() error { return l.Loss("c1", 100) }, 0, 0},
+		{"loss in rows", func() error { return l.LossInRows("c1", 8, 80) }, n - 3*8, n - 3*8}, // the first of each 80
 		{"loss cleared", func() error { return l.ClearLoss("c1") }, n, n},
 		{"blocked", func() error { return l.Block("c1") }, 0, 0},
 		{"unblocked", func() error { return l.Unblock("c1") }, n, n},
@@ -219,6 +220,7 @@ func TestUnknownHostsAreErrorsThatSayWhichThereAre(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{Clients: 3})
 	for name, err := range map[string]error{
 		"Loss":         l.Loss("c4", 1),
+		"LossInRows":   l.LossInRows("c4", 8, 80),
 		"Block":        l.Block("c4"),
 		"SetRate":      l.SetRate("c4", 1),
 		"SetDownQueue": l.SetDownQueue("c4", 1),

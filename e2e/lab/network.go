@@ -143,21 +143,41 @@ func (l *Lab) Loss(host string, percent float64) error {
 	if !(percent >= 0 && percent <= 100) {
 		return fmt.Errorf("lose packets to %s: %v %%, want 0 to 100", host, percent)
 	}
-	for _, s := range l.Servers() {
-		if err := l.GSO(s, false); err != nil {
-			return err
-		}
-	}
 	const whole = 1_000_000
 	var chosen string
 	if n := int(percent / 100 * whole); n < whole { // nft refuses a condition that always holds
 		chosen = fmt.Sprintf("numgen random mod %d < %d", whole, n)
 	}
-	return l.filter(host, "loss", fmt.Sprintf("oifname %q meta l4proto udp %s drop", host, chosen))
+	return l.lose(host, chosen)
 }
 
-// ClearLoss ends Loss. Segmentation offload stays off.
-func (l *Lab) ClearLoss(host string) error { return l.filter(host, "loss", "") }
+// LossInRows makes the network lose UDP packets to host that follow each other, so many of each period, as a radio does that fades. It is
+// like Loss otherwise, and replaces it.
+func (l *Lab) LossInRows(host string, row, period int) error {
+	if row < 1 || row >= period {
+		return fmt.Errorf("lose packets to %s: %d of %d, want some and not all", host, row, period)
+	}
+	return l.lose(host, fmt.Sprintf("numgen inc mod %d < %d", period, row))
+}
+
+// lose drops the UDP packets to host that an expression of nft chooses.
+func (l *Lab) lose(host, chosen string) error {
+	for _, s := range l.Servers() {
+		if err := l.GSO(s, false); err != nil {
+			return err
+		}
+	}
+	return l.drop(host, fmt.Sprintf("meta l4proto udp %s drop", chosen))
+}
+
+// ClearLoss ends Loss and LossInRows. Segmentation offload stays off.
+func (l *Lab) ClearLoss(host string) error { return l.drop(host, "") }
+
+// drop replaces the rules for what leaves the switch's port to a host. They cost nothing where nothing is lost: in filter's chains each
+// packet to a group is looked at as often as there are hosts with rules, for each of the hosts that it goes to.
+func (l *Lab) drop(host, rules string) error {
+	return l.replace("netdev", "loss-"+host, fmt.Sprintf("egress device %q", host), host, rules)
+}
 
 // Block drops everything to and from host, silently: its interface stays up.
 func (l *Lab) Block(host string) error {
@@ -176,7 +196,12 @@ func (l *Lab) Deafen(host string) error {
 func (l *Lab) ClearDeafen(host string) error { return l.filter(host, "deafen", "") }
 
 // filter replaces the rules of one kind for a host.
-func (l *Lab) filter(name, kind, rules string) error {
+func (l *Lab) filter(host, kind, rules string) error {
+	return l.replace("bridge", kind+"-"+host, "forward", host, rules)
+}
+
+// replace replaces the rules of a chain of nft for a host.
+func (l *Lab) replace(family, chain, hook, name, rules string) error {
 	if _, err := l.host(name); err != nil {
 		return err
 	}
@@ -185,10 +210,9 @@ func (l *Lab) filter(name, kind, rules string) error {
 	if !l.tables && rules == "" {
 		return nil
 	}
-	chain := kind + "-" + name
-	text := fmt.Sprintf("table bridge lab { chain %s { type filter hook forward priority 0; }; }\nflush chain bridge lab %[1]s\n", chain)
+	text := fmt.Sprintf("table %s lab { chain %s { type filter hook %s priority 0; }; }\nflush chain %[1]s lab %[2]s\n", family, chain, hook)
 	if rules != "" {
-		text += fmt.Sprintf("table bridge lab { chain %s {\n%s\n}\n}\n", chain, rules)
+		text += fmt.Sprintf("table %s lab { chain %s {\n%s\n}\n}\n", family, chain, rules)
 	}
 	if err := run(text, "nsenter", "--net="+l.path(Switch), "--", "nft", "-f", "-"); err != nil {
 		return fmt.Errorf("filter packets of %s: %w", name, err)

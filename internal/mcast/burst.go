@@ -55,7 +55,7 @@ func (s *Sender) NextBurst(now time.Time) *Burst {
 		return nil
 	}
 	if s.sending == nil {
-		s.begin()
+		s.begin(now)
 	}
 	e := s.sending.export
 	e.pacedFrom(s.pace)
@@ -65,7 +65,7 @@ func (s *Sender) NextBurst(now time.Time) *Burst {
 	b.headers, b.padded = slices.Grow(b.headers[:0], burstSymbols*wire.DataHeaderSize), slices.Grow(b.padded[:0], burstBytes)
 	symbol := e.layout(s.sending.key.block).size
 	room := max(min(s.pace.burst(), burstBytes)/(wire.DataHeaderSize+symbol+b.overhead), 1)
-	for room = min(room, burstSymbols); ; s.begin() {
+	for room = min(room, burstSymbols); ; s.begin(now) {
 		if s.sending.export != e || e.layout(s.sending.key.block).size != symbol {
 			break
 		}
@@ -121,7 +121,7 @@ func (j *job) payload(l layout) []byte {
 }
 
 // begin starts to send the most urgent job that is ready.
-func (s *Sender) begin() {
+func (s *Sender) begin(now time.Time) {
 	var j *job
 	for class := range s.ready {
 		if q := s.ready[class]; len(q) > 0 {
@@ -135,7 +135,7 @@ func (s *Sender) begin() {
 	last := e.sent[j.key.block]
 	fresh := j.need
 	if j.whole {
-		fresh = e.parity.take(l.perGen())
+		fresh = e.parity.take(now, j.key.block, l.perGen())
 		j.symbols = make([]int, l.k, l.k+fresh*l.gens)
 		for i := range j.symbols {
 			j.symbols[i] = i
@@ -143,6 +143,9 @@ func (s *Sender) begin() {
 		s.stats.Blocks++
 		s.stats.Parity += uint64(fresh * l.gens)
 	} else {
+		if e.ahead(wire.Bulk) < l.k {
+			fresh += e.parity.spare(fresh, l.perGen())
+		}
 		s.stats.Repairs += uint64(fresh * l.gens)
 	}
 	// Fresh symbols for each generation. When all were used the code starts over: whoever still lacks some has missed nearly
@@ -170,7 +173,10 @@ func (s *Sender) begin() {
 	}
 	j.state = jobSending
 	e.queued[j.class] += len(j.symbols)
-	last.end = e.seq + uint64(len(j.symbols))
+	last.before, last.end, last.repair = last.end, e.seq+uint64(len(j.symbols)), fresh
+	if j.whole {
+		last.repair = 0
+	}
 	e.remember(j.key.block, last)
 	e.tailAt = time.Time{}
 	s.sending = j

@@ -243,7 +243,7 @@ func (l *law) drain(now time.Time, m sample, target time.Duration) {
 	}
 	part := max(1-undershoot-float64(m.queue-target)/float64(drainTime), leastDrain)
 	l.rate, l.drained = min(l.rate, passing*part), passing*(1-undershoot)
-	l.relax = now.Add(time.Duration(2 * float64(m.queue) * passing / (passing - l.rate)))
+	l.relax = now.Add(time.Duration(float64(m.queue) * passing / (passing - l.rate)))
 }
 
 // rest ends that a queue is drained when it must be gone and nobody has told: reports may be seconds apart where many share processors.

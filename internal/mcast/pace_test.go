@@ -167,42 +167,6 @@ func TestASenderThatComesLateMakesUpForAFewBursts(t *testing.T) {
 	}
 }
 
-func TestUnaskedParityFollowsTheLoss(t *testing.T) {
-	for _, c := range []struct {
-		loss    float64
-		clients int
-		least   float64 // symbols for a generation of 46
-		most    float64
-	}{
-		{0, 1, 0, 0},
-		{0.004, 1, 0, 0},
-		{0.01, 1, 0.4, 0.5},
-		{0.1, 1, 4.5, 4.7},
-		{0.01, 10, 1, 1.1},
-		{0.1, 10, 6, 7},
-		{0.01, 1000, 2, 4},
-		{0.2, 1, 9, 9.4},
-	} {
-		var peers []*peer
-		for range c.clients {
-			peers = append(peers, &peer{reports: map[uint16]*report{1: {loss: c.loss, at: epoch}}})
-		}
-		var p parity
-		p.update(epoch, peers, 1)
-		sum := 0
-		for range 1000 {
-			sum += p.take(46)
-		}
-		if mean := float64(sum) / 1000; mean < c.least || mean > c.most {
-			t.Errorf("loss %v at %d clients: %.2f symbols, want %v to %v", c.loss, c.clients, mean, c.least, c.most)
-		}
-		p.update(epoch.Add(reportAge+time.Second), peers, 1)
-		if n := p.take(46); n > 0 {
-			t.Errorf("%d symbols for reports of long ago", n)
-		}
-	}
-}
-
 func TestLossIsReckonedFromReports(t *testing.T) {
 	var r report
 	now := epoch

@@ -10,8 +10,6 @@ const (
 	// reportSpan is the least number of symbols, and reportTime the least time, that a sample is made of.
 	reportSpan = 32
 	reportTime = 5 * time.Millisecond
-	// lossSpan is over how many symbols the loss of a client is averaged.
-	lossSpan = 1024
 	// floorTime is for how long the least delay counts, at least; at most twice as long. It is long because a queue that another
 	// keeps standing would become the least in time.
 	floorTime = time.Minute
@@ -30,7 +28,6 @@ type report struct {
 	arrived  uint32        // when number seen did, by the client's clock in microseconds
 	timed    bool          // arrived means something
 	rested   time.Duration // for how long the server had had nothing to send by then
-	loss     float64
 	at       time.Time
 	delay    time.Duration // at that time; 0 if it is not known
 	floor    floor
@@ -74,7 +71,6 @@ func (r *report) update(now, arrived time.Time, w *wire.Want, sent time.Time, re
 	}
 	got := min(int(w.Received-r.received), s.symbols)
 	s.loss = 1 - float64(got)/float64(s.symbols)
-	r.loss += (s.loss - r.loss) * min(float64(s.symbols)/lossSpan, 1)
 
 	if us := int32(seenAt - r.arrived); timed && r.timed && us > 0 && (rested-r.rested).Seconds() <= mostRest*now.Sub(r.at).Seconds() {
 		s.arrival = float64(got) / (float64(us) / 1e6)

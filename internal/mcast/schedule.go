@@ -42,6 +42,7 @@ type job struct {
 	state   jobState
 	whole   bool   // some client has nothing of it
 	need    int    // else: fresh symbols for each generation
+	unasked int    // symbols of parity for each generation that will go with the whole block, as it looked when the job was made
 	wanters bitset // slots of the peers that want it
 	data    []byte
 
@@ -65,7 +66,7 @@ func (j *job) symbolsLeft() int {
 	}
 	l := j.export.layout(j.key.block)
 	if j.whole {
-		return l.k
+		return l.k + min(j.unasked, l.perGen())*l.gens
 	}
 	return j.need * l.gens
 }

@@ -48,6 +48,57 @@ func TestSeenDecidesWhetherABlockIsSentAgain(t *testing.T) {
 	}
 }
 
+func TestWhatARepairInFlightWillNotBringIsSentAtOnce(t *testing.T) {
+	// Block 3 is numbers 1 to 4, its first repair, of two symbols, 5 and 6, if there is a second one that is 7.
+	for _, c := range []struct {
+		name    string
+		repairs []uint16 // that were sent
+		seen    int
+		need    uint16
+		want    []int // sent then
+	}{
+		{"it brings what is needed", []uint16{2}, 4, 2, nil},
+		{"it brings less", []uint16{2}, 4, 3, []int{6}},
+		{"half of it has arrived, and the client lacks two still", []uint16{2}, 5, 2, []int{6}},
+		{"the block itself is on its way, too", []uint16{2}, 3, 3, nil},
+		{"the whole block is needed, and will be asked for again", []uint16{2}, 4, 0, nil},
+		{"two repairs are in flight", []uint16{2, 1}, 4, 3, nil},
+		{"the second of two is in flight", []uint16{2, 1}, 6, 3, []int{7, 8}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i := newTestImage(10<<12, 4<<10)
+			s := newTestSender(1, i)
+			answer(t, s, epoch, addr(8), s.ask(addr(8), -1, whole(3)))
+			i.drain(s, epoch)
+			for _, need := range c.repairs {
+				answer(t, s, epoch, addr(8), s.ask(addr(8), int(s.exports[1].seq), some(3, need)))
+				i.drain(s, epoch)
+			}
+			ack := answer(t, s, epoch, addr(9), s.ask(addr(9), c.seen, some(3, c.need)))
+			if (ack.InFlight == 1) != (c.want == nil) || (ack.Queued == 1) != (c.want != nil) {
+				t.Errorf("%+v", ack)
+			}
+			if got := symbols(t, i.drain(s, epoch))[3]; !slices.Equal(got, c.want) {
+				t.Errorf("sent %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAClientThatARepairIsOnItsWayToDoesNotAddToTheNext(t *testing.T) {
+	i := newTestImage(10<<12, 4<<10)
+	s := newTestSender(1, i)
+	answer(t, s, epoch, addr(8), s.ask(addr(8), -1, whole(3)))
+	i.drain(s, epoch)
+	answer(t, s, epoch, addr(8), s.ask(addr(8), 4, some(3, 2)))
+	i.drain(s, epoch)
+	answer(t, s, epoch, addr(8), s.ask(addr(8), 6, some(3, 1)))
+	answer(t, s, epoch, addr(9), s.ask(addr(9), 4, some(3, 3)))
+	if got := symbols(t, i.drain(s, epoch))[3]; !slices.Equal(got, []int{6}) {
+		t.Errorf("sent %v, where each lacks one beyond the two in flight", got)
+	}
+}
+
 func TestRequestsForABlockThatIsQueuedAreOne(t *testing.T) {
 	i := newTestImage(10<<12, 4<<10)
 	s := newTestSender(1, i)

@@ -88,7 +88,19 @@ type transmission struct {
 // sent is the last transmission of a block.
 type sent struct {
 	end        uint64 // sequence number of its last symbol
+	before     uint64 // and of the transmission before it
+	repair     int    // symbols of each generation, all of them fresh; 0 if it was the whole block
 	nextParity int    // symbols of parity used so far, for each generation
+}
+
+// short is how many symbols of each generation a client will lack still when this has reached it, which lacked need when it had heard the
+// stream up to a number before the end. It is 0 where that is not known.
+func (t sent) short(need int, seen uint64, gens int) int {
+	if t.repair == 0 || seen < t.before {
+		return 0
+	}
+	coming := (t.end - seen + uint64(gens) - 1) / uint64(gens)
+	return max(need-int(min(coming, uint64(t.repair))), 0)
 }
 
 // train is what was sent at once: symbols up to a number.
@@ -117,7 +129,7 @@ func (e *export) departed(seq uint64) time.Time {
 	return e.trains[i].at
 }
 
-// ahead is how many symbols of the stream will be sent before what is enqueued in a class now, but for the parity that goes unasked.
+// ahead is how many symbols of the stream will be sent before what is enqueued in a class now.
 func (e *export) ahead(class wire.Priority) int {
 	n := 0
 	for _, queued := range e.queued[:class+1] {

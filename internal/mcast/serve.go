@@ -88,12 +88,13 @@ func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byt
 	}
 	switch {
 	case ack.Queued > 0:
-		n, k := e.ahead(last), e.layout(0).perGen()
-		ack.Horizon = e.seq + uint64(n+(n*e.parity.most(k)+k-1)/k)
+		n := e.ahead(last)
 		if last < wire.Bulk && s.hasReady() {
-			// What is less urgent goes out while it is read from the disk: the rest of one block, and one more.
-			ack.Horizon += 2 * uint64(e.layout(0).k)
+			// What is less urgent goes out while it is read from the disk: the rest of one block, and one more. But a horizon that the stream
+			// does not come to, where nothing follows, hides that all of a repair was lost.
+			n = min(n+2*e.layout(0).k, e.ahead(wire.Bulk))
 		}
+		ack.Horizon = e.seq + uint64(n)
 	case refused && ack.InFlight == 0:
 		ack.Horizon = s.refusedUntil(e)
 	}
@@ -153,18 +154,21 @@ func (s *Sender) hear(now, arrived time.Time, p *peer, e *export, w *wire.Want) 
 		if !r.lag.slow && sample.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
 			s.pace.sample(now, sample, s.sched.live)
 		}
-		e.parity.update(now, s.sched.peers, w.Handle)
 	}
 }
 
 // request takes in that p wants a block, and counts in ack what becomes of it. It returns false if it is more than p's ration.
 func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wire.Ack) bool {
-	w := &s.want
-	if j := e.wanted[block]; j != nil {
+	w, last := &s.want, e.sent[block]
+	crossed := w.Joined && w.Seen < last.end
+	if crossed {
+		r.Need = uint16(last.short(int(r.Need), w.Seen, e.layout(block).gens))
+	}
+	if j := e.wanted[block]; j != nil && (j.state == jobSending || !crossed || r.Need > 0) {
 		s.stats.Merged++
 		if j.state == jobSending {
 			ack.InFlight++
-			ack.Horizon = max(ack.Horizon, e.sent[block].end)
+			ack.Horizon = max(ack.Horizon, last.end)
 			return true
 		}
 		ack.Queued++ // as it is, if it may not become more
@@ -174,7 +178,7 @@ func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wi
 		}
 		return ok
 	}
-	if last, ok := e.sent[block]; ok && w.Joined && w.Seen < last.end {
+	if crossed && r.Need == 0 {
 		s.stats.Suppressed++
 		ack.InFlight++
 		ack.Horizon = max(ack.Horizon, last.end)
@@ -187,8 +191,9 @@ func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wi
 		return false
 	}
 	s.room--
-	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority}
+	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority, unasked: e.parity.level}
 	j.widen(r.Need)
+	e.parity.asked(block, int(r.Need))
 	e.wanted[block] = j
 	e.queued[j.class] += j.symbolsLeft()
 	s.sched.enqueue(j, p)
@@ -209,6 +214,7 @@ func (s *Sender) jobs() int {
 func (s *Sender) merge(j *job, p *peer, e *export, r wire.Range) {
 	e.queued[j.class] -= j.symbolsLeft()
 	j.widen(r.Need)
+	e.parity.asked(j.key.block, int(r.Need))
 	urgent := r.Priority < j.class
 	if urgent {
 		s.promote(j, r.Priority)

@@ -22,6 +22,8 @@ const (
 	// censusPeriod is the time between two looks at how the others do, and censusAge how long what a client told of that counts.
 	censusPeriod = 100 * time.Millisecond
 	censusAge    = 2 * time.Second
+	// lossSpan is over how many symbols the loss of a client is averaged.
+	lossSpan = 1024
 )
 
 // lag is how much of a stream a client loses, to tell whether it keeps up.

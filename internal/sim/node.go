@@ -15,12 +15,15 @@ type Link struct {
 	Jitter    time.Duration // more delay, at random up to this: datagrams overtake each other
 	Trunk     *Trunk        // that what arrives here has to pass first, nil for none
 	Loss      float64       // of what would arrive here
-	Burst     float64       // datagrams that are lost in a row, on average, as on a radio (Gilbert's model); 0 where each is lost by itself
+	Burst     float64       // datagrams that are lost in a row, on average, as on a radio (Gilbert's model); 0 where each is lost by itself. A pause ends a row
 	Duplicate float64       // of what arrives here arrives twice
 	Down      bool          // nothing leaves or arrives
 	Deaf      bool          // no group's datagrams arrive
 	Mute      bool          // nothing that leaves for a group arrives anywhere
 }
+
+// fadeTime is the pause between two datagrams that ends a row of losses.
+const fadeTime = 10 * time.Millisecond
 
 // Trunk is a link between two switches, which several nodes share on their way in. A datagram to a group passes it once.
 type Trunk struct {
@@ -70,6 +73,7 @@ type Node struct {
 	busy   time.Time        // until when the port is sending
 	inBusy time.Time        // until when the switch's port is sending to us
 	fading bool             // a row of losses has begun
+	faded  time.Time        // the last datagram that was lost in a row
 	input  func(from netip.AddrPort, data []byte)
 }
 
@@ -212,13 +216,13 @@ func (n *Node) copies() int {
 func (n *Node) lost() bool {
 	p := n.Link.Loss
 	if n.Link.Burst > 1 {
-		if n.fading {
+		if n.fading && n.world.now.Sub(n.faded) < fadeTime {
 			p = 1 - 1/n.Link.Burst
 		} else {
 			p = min(p/(1-p)/n.Link.Burst, 1)
 		}
 	}
-	n.fading = n.world.Rand.Float64() < p
+	n.fading, n.faded = n.world.Rand.Float64() < p, n.world.now
 	return n.fading
 }
 
