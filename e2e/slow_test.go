@@ -17,6 +17,11 @@ func TestAClientBehindASlowPortReadsOverNBD(t *testing.T) {
 	if err := r.lab.SetDownRate("c1", 20e6); err != nil {
 		t.Fatal(err)
 	}
+	// On one host what waits at a port may count against the write buffer of whoever sent it, if that port was served last: the server would
+	// wait for the slow port, as it would not where there is a wire between.
+	if err := r.lab.SetDownQueue("c1", 256<<10); err != nil {
+		t.Fatal(err)
+	}
 	r.serve("s1", "--nbd", ":10809", image)
 	sent := r.sent("s1")
 	var copies []*process
