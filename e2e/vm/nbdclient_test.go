@@ -77,7 +77,7 @@ func TestNBDClientIsAsItsUsersKnowIt(t *testing.T) {
 		}
 
 		// Without -persist, what is asked of a device whose server is gone fails.
-		run(t, g, "nbd-client", "-t", "1", server.addr, "/dev/nbd0")
+		run(t, g, "nbd-client", "-t", "10", server.addr, "/dev/nbd0")
 		server.kill()
 		if _, err := g.Run(within(t), "dd", "if=/dev/nbd0", "of=/dev/null", "iflag=direct", "bs=4k", "count=1"); err == nil {
 			t.Error("a read from a server that is gone succeeded")
