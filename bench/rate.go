@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dnbd/dnbd/e2e/lab"
@@ -46,33 +47,47 @@ func runRate(ctx context.Context, r *rig, s *section) error {
 // packetsMost is a rate, in bits a second, up to which a machine with two processors forwards single packets; above it trains are forwarded.
 const packetsMost = 200e6
 
-// shaped is a network whose switch sends to its clients at a rate, and a server in it.
-func (r *rig) shaped(ctx context.Context, path string, clients int, bits int64, queue int) (*network, func(), error) {
-	n, err := r.network(lab.Options{Servers: 2, Clients: clients, ClientRate: bits})
+// copying is a network whose switch sends to its clients at a rate, and in it a server from which all of them copy. It returns when data
+// comes; end stops all.
+func (r *rig) copying(ctx context.Context, path string, clients int, bits int64, queue int) (n *network, end func(), err error) {
+	n, err = r.network(lab.Options{Servers: 2, Clients: clients, ClientRate: bits})
 	if err != nil {
 		return nil, nil, err
 	}
-	server, err := func() (*process, error) {
+	stops := []func(){func() { n.Close() }}
+	end = func() {
+		for _, stop := range slices.Backward(stops) {
+			stop()
+		}
+	}
+	err = func() error {
 		for _, host := range n.Clients() {
 			if err := n.SetDownQueue(host, queue); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		for _, host := range n.Servers() {
 			if err := n.GSO(host, bits > packetsMost); err != nil {
-				return nil, err
+				return err
 			}
 		}
-		return n.serve(ctx, "s1", path)
+		server, err := n.serve(ctx, "s1", path)
+		if err != nil {
+			return err
+		}
+		stops = append(stops, func() { server.stop() })
+		stop, err := n.copyOnAll(ctx)
+		if err != nil {
+			return err
+		}
+		stops = append(stops, stop)
+		return nil
 	}()
 	if err != nil {
-		n.Close()
+		end()
 		return nil, nil, err
 	}
-	return n, func() {
-		server.stop()
-		n.Close()
-	}, nil
+	return n, end, nil
 }
 
 // copyOnAll starts to copy the image on all clients, and returns when data comes.
@@ -112,16 +127,11 @@ func (n *network) copyOnAll(ctx context.Context) (stop func(), err error) {
 
 // findRate measures what is used of a link, and what waits.
 func (r *rig) findRate(ctx context.Context, s *section, path, label string, bits int64) error {
-	n, end, err := r.shaped(ctx, path, 2, bits, 1_500_000)
+	n, end, err := r.copying(ctx, path, 2, bits, 1_500_000)
 	if err != nil {
 		return err
 	}
 	defer end()
-	stop, err := n.copyOnAll(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
 	used := func(d time.Duration) (float64, time.Duration, error) {
 		began := time.Now()
 		first, err := n.RxBytes("c1")
@@ -160,16 +170,11 @@ func (r *rig) findRate(ctx context.Context, s *section, path, label string, bits
 // shareRate measures who has what of a link that is shared with TCP.
 func (r *rig) shareRate(ctx context.Context, s *section, path string) error {
 	const bits = 100_000_000
-	n, end, err := r.shaped(ctx, path, 1, bits, bits/8/20)
+	n, end, err := r.copying(ctx, path, 1, bits, bits/8/20)
 	if err != nil {
 		return err
 	}
 	defer end()
-	stop, err := n.copyOnAll(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
 	flow, err := n.StartFlow("s2", "c1")
 	if err != nil {
 		return err

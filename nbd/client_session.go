@@ -240,8 +240,7 @@ func (c *Client) pick(ctx context.Context) (*link, error) {
 }
 
 // do carries out a request: it is asked again on a new connection when its own broke, but for a flush of what was not
-// replayed. It returns the call
-// that was answered, and the generation of its connection.
+// replayed. It returns the call that was answered, and the generation of its connection.
 func (c *Client) do(ctx context.Context, request call) (answered *call, generation int, err error) {
 	for {
 		l, err := c.pick(ctx)

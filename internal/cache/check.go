@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"github.com/dnbd/dnbd/internal/blake3"
-
 	"github.com/dnbd/dnbd/internal/flock"
 )
 
