@@ -77,13 +77,13 @@ func (c vsockConn) connected(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tried := false
 	var failed error
 	err = raw.Write(func(fd uintptr) bool {
-		// Called once before waiting for the socket to be writable, and then when it is.
-		if !tried {
-			tried = true
-			return false
+		// It may be over already, and then no event tells.
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if n, err := again(func() (int, error) { return unix.Poll(ready, 0) }); err != nil || n == 0 {
+			failed = err
+			return err != nil
 		}
 		number, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
 		if failed = err; err == nil && number != 0 {

@@ -138,7 +138,7 @@ func TestTLSGoesThroughTheProcess(t *testing.T) {
 		if _, err := g.Run(within(t), "nbd-client", server.addr, "/dev/nbd0"); err == nil || !strings.Contains(err.Error(), "TLS") {
 			t.Errorf("connected without TLS: %v", err)
 		}
-		run(t, g, "nbd-client", "-cacertfile", "/ca.pem", "-persist", "-t", "5", server.addr, "/dev/nbd0")
+		run(t, g, "nbd-client", "-cacertfile", "/ca.pem", "-persist", "-t", "60", server.addr, "/dev/nbd0")
 		// Without flushes: one would fail, since the process knows that writes that were not flushed may be lost.
 		p, err := g.Start(within(t), "/load", "-time", "10s", "-flush=false", "/dev/nbd0")
 		if err != nil {
