@@ -16,6 +16,9 @@ const (
 	dnbdPort   = "10812"
 )
 
+// castTime is many times what udpcast takes where it works.
+const castTime = time.Minute
+
 // nbdkit starts an NBD server for the file on s1.
 func (n *network) nbdkit(ctx context.Context, path string) (*process, error) {
 	addr := n.Addr("s1").String()
@@ -69,7 +72,20 @@ func (n *network) nbdcopyCommand(port string) []string {
 // It is tuned: full duplex for a network of switches, the sender's own limit just below the port's so that its queue stays short,
 // slices as large as it takes for fewer rounds of acknowledgements, no half second of waiting at the end, and invitations
 // repeated often because a receiver that missed one would not start. More arguments can be given.
+//
+// A receiver of it waits for ever at times, when packets are lost. That says nothing of how fast it is, so it may try again once.
 func (n *network) udpcast(ctx context.Context, hosts []string, path, rate string, more ...string) (fetched, error) {
+	limited, cancel := context.WithTimeout(ctx, castTime)
+	defer cancel()
+	f, err := n.cast(limited, hosts, path, rate, more)
+	if limited.Err() == nil {
+		return f, err
+	}
+	return n.cast(ctx, hosts, path, rate, more)
+}
+
+// cast is one try of udpcast.
+func (n *network) cast(ctx context.Context, hosts []string, path, rate string, more []string) (fetched, error) {
 	sender, err := n.start(ctx, "s1", "udp-sender", append([]string{
 		"--nokbd", "--no-progress", "--interface", "eth0",
 		"--mcast-rdv-address", "239.0.0.9", "--ttl", "1", "--full-duplex", "--max-bitrate", rate, "--max-slice-size", "1024",
