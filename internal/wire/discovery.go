@@ -29,25 +29,26 @@ const (
 
 // Append appends the datagram to b.
 func (h *Hello) Append(b []byte) []byte {
-	start := len(b)
 	b = appendPrefix(b, TypeHello)
 	b = binary.BigEndian.AppendUint64(b, h.Nonce)
 	b = binary.BigEndian.AppendUint64(b, h.Cookie)
 	b = append(b, byte(h.Want), byte(len(h.Name)), 0, 0)
 	b = binary.BigEndian.AppendUint64(b, h.Revision)
 	b = append(b, h.ID[:]...)
-	b = append(b, h.Name...)
-	return append(b, make([]byte, HelloSize-(len(b)-start))...)
+	return append(b, h.Name...)
 }
 
 // ParseHello reads a HELLO.
 func ParseHello(b []byte) (Hello, error) {
-	if err := expect(b, TypeHello, HelloSize); err != nil {
+	if err := expect(b, TypeHello, helloFixed); err != nil {
 		return Hello{}, err
 	}
 	n := int(b[21])
 	if n > MaxName || HelloWant(b[20]) > HelloID {
 		return Hello{}, fmt.Errorf("hello: %w", ErrValue)
+	}
+	if len(b) < helloFixed+n {
+		return Hello{}, fmt.Errorf("hello with a name of %d bytes: %w", n, ErrLength)
 	}
 	return Hello{
 		Nonce:    binary.BigEndian.Uint64(b[4:]),
@@ -55,7 +56,7 @@ func ParseHello(b []byte) (Hello, error) {
 		Want:     HelloWant(b[20]),
 		Revision: binary.BigEndian.Uint64(b[24:]),
 		ID:       [32]byte(b[32:64]),
-		Name:     string(b[64 : 64+n]),
+		Name:     string(b[helloFixed : helloFixed+n]),
 	}, nil
 }
 
@@ -283,6 +284,8 @@ const paddedSize = 1160
 func SealedSize(b []byte) int {
 	t, err := TypeOf(b)
 	switch {
+	case t == TypeHello:
+		return max(len(b), helloFixed+MaxName) // nor how long the name is that is asked for
 	case err != nil || t != TypeAnnounce && t != TypeWelcome:
 		return len(b)
 	case t == TypeWelcome && (len(b) < welcomeFixed || b[7] == 0):

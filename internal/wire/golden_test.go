@@ -80,18 +80,18 @@ type row struct {
 // golden holds messages of each kind, a field's bytes to a group. docs/protocol.md quotes the WANT and its ACK.
 var golden = []row{
 	{
-		name: "hello for whatever there is", typ: TypeHello, size: HelloSize,
+		name: "hello for whatever there is", typ: TypeHello, size: helloFixed,
 		value: Hello{Nonce: 0x0102030405060708},
 		bytes: "444e 01 01  0102030405060708 0000000000000000 00 00 0000 0000000000000000",
 	},
 	{
-		name: "hello by name and revision", typ: TypeHello, size: HelloSize,
+		name: "hello by name and revision", typ: TypeHello,
 		value: Hello{Nonce: 1, Cookie: 0xc00c1e, Revision: 7, Want: HelloName, Name: "debian-12"},
 		bytes: "444e 01 01  0000000000000001 0000000000c00c1e 01 09 0000 0000000000000007" +
 			strings.Repeat("00", 32) + "64656269616e2d3132",
 	},
 	{
-		name: "hello by id", typ: TypeHello, size: HelloSize,
+		name: "hello by id", typ: TypeHello,
 		value: Hello{Nonce: 1, Cookie: 2, Want: HelloID, ID: [32]byte{0: 0xaa, 31: 0xbb}},
 		bytes: "444e 01 01  0000000000000001 0000000000000002 02 00 0000 0000000000000000" +
 			"aa" + strings.Repeat("00", 30) + "bb",

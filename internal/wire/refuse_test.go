@@ -86,6 +86,7 @@ func TestValuesOutOfRangeAreRefused(t *testing.T) {
 	}{
 		{"hello that asks in a fourth way", "hello by id", 20, "03", ErrValue},
 		{"hello with a name of 129 bytes", "hello by name and revision", 21, "81", ErrValue},
+		{"hello with a name longer than it", "hello by name and revision", 21, "0a", ErrLength},
 		{"welcome that is part 2 of 2, from 0", "welcome with two offers", 6, "02", ErrValue},
 		{"welcome with more offers than bytes", "welcome with two offers", 30, "03", ErrLength},
 		{"welcome with a name of 129 bytes", "welcome with two offers", 32 + 4, "81", ErrValue},

@@ -44,7 +44,7 @@ const (
 const (
 	prefixSize = 4
 
-	HelloSize      = 192  // fixed, padded, so that the answer to an unproven address is never larger
+	helloFixed     = 64   // twice of what answers an unproven address
 	MaxName        = 128  // of an image
 	MaxSignature   = 1024 // of an image's descriptor: an offer with it fits a datagram
 	welcomeFixed   = 32
