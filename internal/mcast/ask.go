@@ -30,7 +30,8 @@ func (r *Receiver) Step(now time.Time) {
 // hello asks the group while no server is known to live, and when there are others.
 func (r *Receiver) hello(now time.Time) {
 	alive := !r.cfg.Group.IsValid()
-	for _, p := range slices.Clone(r.replicas) {
+	for i := len(r.replicas) - 1; i >= 0; i-- {
+		p := r.replicas[i]
 		if now.Sub(p.heard) >= replicaAge {
 			r.remove(now, p)
 			continue
@@ -87,6 +88,13 @@ func (r *Receiver) askQueue(now time.Time, class wire.Priority, room func() bool
 	}
 	return q
 }
+
+// A client of a group of more than lateFew, which came while a block was being sent, asks for all of it if it lacks more than one part in
+// lateNeed: then others come so soon after it that they would ask for it next.
+const (
+	lateFew  = 32
+	lateNeed = 4
+)
 
 // bulkRuns is how many runs that have blocks to copy are looked at for one server: with a few servers each has some among them.
 const bulkRuns = 64
@@ -187,8 +195,8 @@ func (r *Receiver) request(now time.Time, block uint32, w *want) bool {
 			need = -1
 		} else {
 			need = min(a.missing(), wire.MaxNeed)
-			if need >= a.layout.perGen() {
-				need = 0
+			if most := a.layout.perGen(); need >= most || a.late && r.clients > lateFew && need > most/lateNeed {
+				need = 0 // who has come later still has nothing of it
 			}
 		}
 	}
@@ -246,11 +254,6 @@ func (r *Receiver) flush(now time.Time) {
 			ranges = ranges[n:]
 		}
 		r.batch[p] = r.batch[p][:0]
-	}
-	for p := range r.batch {
-		if !slices.Contains(r.replicas, p) {
-			delete(r.batch, p)
-		}
 	}
 }
 

@@ -27,52 +27,68 @@ func (r *Receiver) data(now, arrived time.Time, from netip.AddrPort, b []byte) e
 }
 
 // place puts a symbol of p's where it belongs.
-func (r *Receiver) place(now time.Time, p *replica, d *wire.Data, payload []byte) (err error) {
+func (r *Receiver) place(now time.Time, p *replica, d *wire.Data, payload []byte) error {
+	a, err := r.assign(now, p, d)
+	if err != nil {
+		return err
+	}
+	if a == nil {
+		r.stats.Duplicates += uint64(len(payload))
+		return nil
+	}
+	if !a.add(int(d.Index), payload) {
+		r.stats.Duplicates += uint64(len(payload))
+	}
+	return r.placed(now, p, a, d)
+}
+
+// assign returns the assembly that a symbol of p's belongs to, or nil if it is of no use.
+func (r *Receiver) assign(now time.Time, p *replica, d *wire.Data) (a *assembly, err error) {
 	if d.Block >= r.cfg.Blocks {
-		return wire.ErrValue
+		return nil, wire.ErrValue
 	}
 	if d.Class == wire.Bulk && d.Index < d.K {
 		p.follow(d.Block, r.cfg.Blocks)
 		first := r.follow(d.Block, r.cfg.Blocks)
 		r.stirred = r.stirred || first
 	}
-
-	a := r.last
+	a = r.last
 	if a == nil || a.block != d.Block {
 		if r.skipping && r.skip == d.Block {
-			r.stats.Duplicates += uint64(len(payload))
-			return nil
+			return nil, nil
 		}
 		if a, err = r.assembly(now, d); err != nil {
-			return err
+			return nil, err
 		}
 		if a == nil {
 			r.skip, r.skipping = d.Block, true
-			r.stats.Duplicates += uint64(len(payload))
-			return nil
+			return nil, nil
 		}
 		r.last, r.skipping = a, false
 	}
 	if int(d.K) != a.layout.k {
 		l, err := layoutOf(a.layout.length, int(d.K))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if w := r.wants[d.Block]; a.open && a.from != p && (w == nil || w.from != p) {
-			return nil // two servers cut it differently: one at a time, and first the one that was asked
+			return nil, nil // two servers cut it differently: one at a time, and first the one that was asked
 		}
 		a.restart(l)
 	}
-	if !a.add(int(d.Index), payload) {
-		r.stats.Duplicates += uint64(len(payload))
-	}
+	return a, nil
+}
+
+// placed takes in that symbols up to d have been put into an assembly.
+func (r *Receiver) placed(now time.Time, p *replica, a *assembly, d *wire.Data) error {
 	if !a.open {
 		a.open = true
 		r.open = append(r.open, a)
 	}
-	r.stirred = r.stirred || a.from != p
+	r.stirred = r.stirred || a.from != nil && a.from != p
 	a.from, a.heard, a.repair = p, now, time.Time{}
 	a.end = d.Seq + uint64(d.Left)
+	a.late = a.late && (d.Index >= d.K || d.Seq < p.stream.first+uint64(d.Index))
 	p.watch = min(p.watch, a.end)
 	r.stirred = r.stirred || p.stream.seen >= a.end
 	if a.missing() == 0 {
@@ -125,21 +141,23 @@ func (r *Receiver) Run(now time.Time, from netip.AddrPort, d wire.Data, arrived 
 	if arrived == 0 || d.K == 0 {
 		return
 	}
-	at := func(i int) wire.Data {
-		x := d
-		x.Seq, x.Index, x.Left = d.Seq+uint64(i), d.Index+uint16(i), d.Left-uint8(i)
-		return x
-	}
-	last := at(63 - bits.LeadingZeros64(arrived))
-	p := r.note(now, now, from, &last, uint64(bits.OnesCount64(arrived)))
+	last := uint(bits.Len64(arrived)) - 1
+	d.Seq, d.Left = d.Seq+uint64(last), d.Left-uint8(last)
+	p := r.note(now, now, from, &d, uint64(bits.OnesCount64(arrived)))
 	if p == nil {
 		return
 	}
-	for ; arrived != 0; arrived &= arrived - 1 {
-		x := at(bits.TrailingZeros64(arrived))
-		if err := r.place(now, p, &x, nil); err != nil {
-			r.stats.Malformed++
+	first := int(d.Index)
+	d.Index += uint16(bits.TrailingZeros64(arrived))
+	a, err := r.assign(now, p, &d)
+	if err == nil && a != nil {
+		for ; arrived != 0; arrived &= arrived - 1 {
+			a.add(first+bits.TrailingZeros64(arrived), nil)
 		}
+		err = r.placed(now, p, a, &d)
+	}
+	if err != nil {
+		r.stats.Malformed++
 	}
 }
 
@@ -184,7 +202,7 @@ func (r *Receiver) assembly(now time.Time, d *wire.Data) (*assembly, error) {
 	if !asked && r.held+length > strayBytes+r.cfg.Window {
 		r.evictStray()
 	}
-	a := &assembly{block: d.Block, layout: l, have: make([]int, l.gens), heard: now}
+	a := &assembly{block: d.Block, layout: l, have: make([]int, l.gens), late: true, heard: now}
 	if !r.cfg.Hollow {
 		a.data = r.buffer(length)
 	}

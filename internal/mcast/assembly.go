@@ -15,6 +15,7 @@ type assembly struct {
 	open   bool           // that burst has not ended yet
 	repair time.Time      // when to ask for what is missing, zero for not now
 	hole   bool           // it is in Receiver.holes
+	late   bool           // no server that sent the whole block had been heard when it began to
 	heard  time.Time
 }
 

@@ -133,9 +133,9 @@ func (s *Sender) begin(now time.Time) {
 	e.queued[j.class] -= j.symbolsLeft()
 	l := e.layout(j.key.block)
 	last := e.sent[j.key.block]
-	fresh := j.need
+	lacked, fresh := last.lack(), j.need
 	if j.whole {
-		fresh = e.parity.take(now, j.key.block, l.perGen())
+		fresh = e.parity.take(now, j.key.block, l.perGen(), last.again(l.perGen()))
 		j.symbols = make([]int, l.k, l.k+fresh*l.gens)
 		for i := range j.symbols {
 			j.symbols[i] = i
@@ -174,8 +174,9 @@ func (s *Sender) begin(now time.Time) {
 	j.state = jobSending
 	e.queued[j.class] += len(j.symbols)
 	last.before, last.end, last.repair = last.end, e.seq+uint64(len(j.symbols)), fresh
+	last.parity += fresh
 	if j.whole {
-		last.repair = 0
+		last.repair, last.parity, last.lacked = 0, fresh, lacked
 	}
 	e.remember(j.key.block, last)
 	e.tailAt = time.Time{}

@@ -205,10 +205,10 @@ func (r *Receiver) welcome(now time.Time, from netip.AddrPort, b []byte) error {
 	return nil
 }
 
-// stranger takes in that the group has a server that we do not know. Until we do we ask others for what the group asks of it, and the
-// group gets it twice. What it is will be announced within a second.
+// stranger takes in that the group has a server that we do not know, and have not just asked for. Until we do we ask others for what the
+// group asks of it, and the group gets it twice. What it is will be announced within a second.
 func (r *Receiver) stranger(now time.Time) {
-	if !r.strangers && r.helloWait < helloLast && !now.Before(r.helloed.Add(r.helloWait)) {
+	if !r.strangers && r.helloWait < helloLast && !now.Before(r.helloed.Add(max(r.helloWait, helloFirst))) {
 		r.strangers, r.helloAt, r.stirred = true, now, true
 	}
 }
@@ -258,6 +258,7 @@ func (r *Receiver) leastUseful() *replica {
 // remove forgets a replica. What was asked of it is asked of another.
 func (r *Receiver) remove(now time.Time, old *replica) {
 	r.replicas = slices.DeleteFunc(r.replicas, func(p *replica) bool { return p == old })
+	delete(r.batch, old)
 	for block, w := range r.wants {
 		if w.state != wantIdle && w.from == old {
 			r.stop(w)

@@ -37,12 +37,14 @@ const (
 	parityMemory = 32
 	// riseBlocks is how many blocks a level holds at least before it rises by one: what is lost to a queue that overflows is much, and soon over.
 	riseBlocks = 4
+	// mostAgain bounds what goes with a block because it lacked it before: one part in so many.
+	mostAgain = 4
 	// plenty is after how many blocks in a row of which nobody asked for more the loss must have become much less.
 	plenty = 8
 )
 
-// take returns how many parity symbols go with a generation of k symbols of a block that is sent now.
-func (p *parity) take(now time.Time, block uint32, k int) int {
+// take returns how many parity symbols go with a generation of k symbols of a block that is sent now, which are at least so many.
+func (p *parity) take(now time.Time, block uint32, k, least int) int {
 	for len(p.trials) > 0 && now.Sub(p.trials[0].at) >= verdictTime {
 		t := p.trials[0]
 		p.trials[0] = nil
@@ -50,7 +52,7 @@ func (p *parity) take(now time.Time, block uint32, k int) int {
 		delete(p.byBlock, t.block)
 		p.learn(t)
 	}
-	n := min(p.level, k)
+	n := min(max(p.level, least), k)
 	if p.byBlock[block] == nil && len(p.trials) < maxTrials {
 		t := &trial{block: block, at: now, sent: n}
 		if p.byBlock == nil {

@@ -51,7 +51,7 @@ func (q *listeners) hear(blocks, k int) (sent, vain, asked float64) {
 	for range blocks {
 		q.now = q.now.Add(time.Second / 400)
 		q.block++
-		n := q.parity.take(q.now, q.block, k)
+		n := q.parity.take(q.now, q.block, k, 0)
 		most := 0 // of all symbols, that somebody needs
 		needed := 0
 		for i := range q.loss {
@@ -128,12 +128,12 @@ func TestFewClientsThatLackNothingElseAreLeftToRepair(t *testing.T) {
 func TestBlocksThatMayStillBeAskedForAreBounded(t *testing.T) {
 	var p parity
 	for block := range uint32(2 * maxTrials) {
-		p.take(epoch, block, 46)
+		p.take(epoch, block, 46, 0)
 	}
 	if len(p.trials) > maxTrials || len(p.byBlock) > maxTrials {
 		t.Errorf("%d blocks", len(p.trials))
 	}
-	p.take(epoch.Add(verdictTime), 0, 46)
+	p.take(epoch.Add(verdictTime), 0, 46, 0)
 	if len(p.trials) != 1 || len(p.byBlock) != 1 {
 		t.Errorf("%d blocks later", len(p.trials))
 	}
@@ -142,7 +142,7 @@ func TestBlocksThatMayStillBeAskedForAreBounded(t *testing.T) {
 func TestParityIsNoMoreThanTheDataOfAShortBlock(t *testing.T) {
 	q := newListeners(1, 0.3, 0, 8)
 	q.hear(1000, 46)
-	if n := q.parity.take(q.now, 0, 2); n > 2 {
+	if n := q.parity.take(q.now, 0, 2, 0); n > 2 {
 		t.Errorf("%d symbols with two of data", n)
 	}
 }

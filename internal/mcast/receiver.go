@@ -26,9 +26,9 @@ const (
 	reportMax  = 2 * time.Second
 	reportEach = 2 * time.Millisecond
 	// reportShare is how many symbols are heard for each client between two reports of one, but for the first reportFew clients. A report
-	// and its answer are 172 bytes on the wire: in a crowd all of them together cost 0.5 % of what is sent (RTP's reports are bounded in the
+	// and its answer are 172 bytes on the wire: in a crowd all of them together cost 0.25 % of what is sent (RTP's reports are bounded in the
 	// same way, RFC 3550).
-	reportShare = 24
+	reportShare = 48
 	reportFew   = 32
 	// listenTime is how long a client that wants a whole image listens where the group's stream is before it asks.
 	listenTime = 50 * time.Millisecond

@@ -245,15 +245,16 @@ func TestAServerIsSuspendedWhenNothingOfItComes(t *testing.T) {
 	for _, fed := range []bool{false, true} {
 		senders := []*Sender{newTestSender(1, i), newTestSender(2, i)}
 		r := newTestReceiver(i)
+		now := epoch
 		for n, s := range senders {
-			r.stranger(epoch)
-			meetServer(t, r, s, epoch, byte(n+1))
+			now = now.Add(helloFirst)
+			r.stranger(now)
+			meetServer(t, r, s, now, byte(n+1))
 		}
 		for block := range i.geometry.Total() {
-			r.Want(epoch, block, wire.Demand)
+			r.Want(now, block, wire.Demand)
 		}
 		suspended := false
-		now := epoch
 		for seq := uint64(1); now.Sub(epoch) < 10*time.Second; seq += 100 {
 			for n, s := range senders { // they answer, and their bursts go nowhere
 				for _, p := range r.Packets() {
@@ -275,5 +276,51 @@ func TestAServerIsSuspendedWhenNothingOfItComes(t *testing.T) {
 		if suspended == fed {
 			t.Errorf("suspended %v where symbols come: %v", suspended, fed)
 		}
+	}
+}
+
+func TestWhoComesToACrowdWhileABlockIsSentAsksForAllOfIt(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		clients int
+		heard   []int // numbers of the stream; block 3 is 1 to 4, block 4 is 5 to 8
+		block   uint32
+		need    uint16
+	}{
+		{"it has heard its end", 100, []int{3, 4}, 3, 0},
+		{"it has heard its end and the next block", 100, []int{3, 4, 5, 6, 7, 8}, 3, 0},
+		{"it came before and lost what came first", 100, []int{2, 7, 8}, 4, 2},
+		{"it lacks little of it", 100, []int{2, 3, 4}, 3, 1},
+		{"there are few others", 8, []int{3, 4}, 3, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i := newTestImage(10<<12, 4<<10)
+			s, r := newTestSender(1, i), newTestReceiver(i)
+			meetServer(t, r, s, epoch, 1)
+			answer(t, s, epoch, addr(8), s.ask(addr(8), -1, whole(3), whole(4)))
+			symbols := i.drain(s, epoch)
+			for _, n := range c.heard {
+				r.Input(epoch, addr(1), symbols[n-1])
+			}
+			end := wire.Data{Server: 1, Handle: 1, Epoch: s.cfg.Epoch, Seq: 8}
+			r.Input(epoch, addr(1), end.AppendHeader(nil))
+			r.Want(epoch, c.block, wire.Demand)
+			r.clients = c.clients
+			now := epoch
+			for range 100 {
+				r.Step(now)
+				now = r.Next(now)
+				for _, p := range r.Packets() {
+					w := wire.Want{}
+					if err := wire.ParseWant(p.Data, &w); err == nil && len(w.Ranges) > 0 {
+						if w.Ranges[0].Block != c.block || w.Ranges[0].Need != c.need {
+							t.Errorf("it asks for %+v", w.Ranges)
+						}
+						return
+					}
+				}
+			}
+			t.Error("it does not ask")
+		})
 	}
 }

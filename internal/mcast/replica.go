@@ -81,6 +81,7 @@ type request struct {
 // stream is how far the numbered symbols of one replica have been heard.
 type stream struct {
 	joined   bool
+	first    uint64 // number at which it was joined
 	seen     uint64
 	arrived  time.Time // when the symbol with that number did, zero if it did not
 	received uint64
@@ -91,7 +92,10 @@ func (s *stream) pass(seq uint64) bool {
 	if s.joined && seq <= s.seen {
 		return false
 	}
-	s.joined, s.seen, s.arrived = true, seq, time.Time{}
+	if !s.joined {
+		s.joined, s.first = true, seq
+	}
+	s.seen, s.arrived = seq, time.Time{}
 	return true
 }
 

@@ -3,6 +3,7 @@ package mcast
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/dnbd/dnbd/internal/wire"
 )
@@ -188,5 +189,29 @@ func TestOldTransmissionsAreForgotten(t *testing.T) {
 	}
 	if got := e.sent[(3*maxSent-1)%(maxSent+100)].end; got != e.seq {
 		t.Errorf("the newest ends at %d, want %d", got, e.seq)
+	}
+}
+
+// Who overheard a block asks for the rest when he comes to need it: what it lacked each time goes with it the next time.
+func TestWhatABlockLackedTwiceGoesWithItUnasked(t *testing.T) {
+	i := newTestImage(10<<12, 4<<10)
+	s := newTestSender(1, i)
+	now := epoch
+	for n, c := range []struct {
+		ask  wire.Range
+		sent int
+	}{
+		{whole(3), 4},
+		{some(3, 1), 1},
+		{whole(3), 4}, // it may have been chance
+		{some(3, 1), 1},
+		{whole(3), 5},
+		{whole(3), 4}, // nobody asked for more: perhaps it was too much
+	} {
+		now = now.Add(10 * time.Second)
+		answer(t, s, now, addr(8), s.ask(addr(8), int(s.exports[1].seq), c.ask))
+		if sent := len(symbols(t, i.drain(s, now))[3]); sent != c.sent {
+			t.Errorf("the request %d brings %d symbols, want %d", n+1, sent, c.sent)
+		}
 	}
 }

@@ -91,6 +91,8 @@ type sent struct {
 	before     uint64 // and of the transmission before it
 	repair     int    // symbols of each generation, all of them fresh; 0 if it was the whole block
 	nextParity int    // symbols of parity used so far, for each generation
+	parity     int    // and since the whole block was sent last
+	lacked     int    // see lack, for the time before that
 }
 
 // short is how many symbols of each generation a client will lack still when this has reached it, which lacked need when it had heard the
@@ -102,6 +104,19 @@ func (t sent) short(need int, seen uint64, gens int) int {
 	coming := (t.end - seen + uint64(gens) - 1) / uint64(gens)
 	return max(need-int(min(coming, uint64(t.repair))), 0)
 }
+
+// lack is how many symbols of parity for each generation the block took when it was sent whole last. If nobody asked for more it may be that
+// one less would have done.
+func (t sent) lack() int {
+	if t.repair == 0 {
+		return max(t.parity-1, 0)
+	}
+	return t.parity
+}
+
+// again is how many of them go with it when it is sent whole again: as many as it took both of the last times. Who overhears a block asks
+// for what is missing when he comes to need it, so that what is asked for soon after a block was sent is not what it lacked.
+func (t sent) again(k int) int { return min(t.lack(), t.lacked, k/mostAgain) }
 
 // train is what was sent at once: symbols up to a number.
 type train struct {

@@ -191,7 +191,8 @@ func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wi
 		return false
 	}
 	s.room--
-	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority, unasked: e.parity.level}
+	j := &job{key: jobKey{e.Offer.Handle, block}, export: e, class: r.Priority}
+	j.unasked = max(e.parity.level, last.again(e.layout(block).perGen()))
 	j.widen(r.Need)
 	e.parity.asked(block, int(r.Need))
 	e.wanted[block] = j
