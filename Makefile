@@ -15,7 +15,7 @@ ifeq ($(shell uname -s)/$(shell id -u),Linux/0)
 export DNBD_REQUIRE ?= 1
 endif
 
-# In make test the race detector looks at the packages that have goroutines of their own. The simulator has none, and takes ten
+# In make test the race detector looks at the packages that have goroutines of their own. The simulator has few, and takes ten
 # times as long with it; the tests in namespaces run the real program, which is not built with it. make check has it
 # look at everything.
 PLAIN = ./cmd/... ./e2e/lab ./internal/sim/...

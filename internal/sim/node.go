@@ -115,6 +115,9 @@ func (n *Node) SendAs(from, to netip.AddrPort, data []byte) {
 	size := len(data) + frame
 	n.SentBytes += uint64(size)
 	n.SentPackets++
+	if n.world.OnSend != nil {
+		n.world.OnSend(data, size)
+	}
 	left := n.world.now
 	if n.Link.Rate > 0 {
 		left = after(&n.busy, left, size, n.Link.Rate)

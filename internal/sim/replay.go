@@ -11,14 +11,14 @@ const readsAtOnce = 64
 // Replay is a member of a crowd that reads what a Trace says.
 type Replay struct {
 	*Member
-	Ended   time.Time                    // when all was read
-	Took    func(r int, d time.Duration) // is told how long each read took that had to wait
+	Ended   time.Time       // when all was read
+	Waits   []time.Duration // how long each read took that had to wait
+	Used    []time.Duration // when the read ended that needed each of the Trace's Blocks, counted from Joined
 	trace   *Trace
 	next    int                    // read that has not begun
 	ends    [readsAtOnce]time.Time // of the last reads, zero while they go on
 	begun   [readsAtOnce]time.Time
 	waiting []waiting
-	due     time.Time // of the event that will go on
 }
 
 // waiting is a read that needs a block.
@@ -27,11 +27,11 @@ type waiting struct {
 	block uint32
 }
 
-// Replay lets a member read what a trace says, from now on. took, which may be nil, is told of each read that had to wait.
-func (m *Member) Replay(t *Trace, took func(read int, d time.Duration)) *Replay {
-	r := &Replay{Member: m, trace: t, Took: took}
+// Replay lets a member read what a trace says, from now on.
+func (m *Member) Replay(t *Trace) *Replay {
+	r := &Replay{Member: m, trace: t}
 	m.OnBlock = r.got
-	r.advance()
+	m.at(m.Joined, r.advance)
 	return r
 }
 
@@ -52,7 +52,7 @@ func (r *Replay) advance() {
 		}
 		lacks := slices.ContainsFunc(read.Blocks, func(b uint32) bool { return !r.Has(b) })
 		if lacks && begin.After(now) {
-			r.resume(begin)
+			r.at(begin, r.advance)
 			return
 		}
 		at := r.next % readsAtOnce
@@ -60,28 +60,17 @@ func (r *Replay) advance() {
 		r.next++
 		if lacks {
 			r.ends[at] = time.Time{}
-			for _, b := range read.Blocks {
-				if !r.Has(b) {
-					r.waiting = append(r.waiting, waiting{r.next - 1, b})
-				}
+			r.want(read.Blocks)
+		}
+		for _, b := range read.Blocks {
+			if !r.Has(b) {
+				r.waiting = append(r.waiting, waiting{r.next - 1, b})
 			}
-			r.Read(read.Blocks)
+			r.Used = append(r.Used, begin.Sub(r.Joined))
 		}
 	}
 	if len(r.waiting) == 0 && r.Ended.IsZero() {
 		r.Ended = r.ends[(r.next-1)%readsAtOnce]
-	}
-}
-
-func (r *Replay) resume(at time.Time) {
-	if !r.due.Equal(at) {
-		r.due = at
-		r.crowd.world.At(at, func() {
-			if r.due.Equal(at) {
-				r.due = time.Time{}
-				r.advance()
-			}
-		})
 	}
 }
 
@@ -101,9 +90,11 @@ func (r *Replay) got(block uint32) {
 		}
 		at := w.read % readsAtOnce
 		r.ends[at], ended = now, true
-		if r.Took != nil {
-			r.Took(w.read, now.Sub(r.begun[at]))
+		read := &r.trace.Reads[w.read]
+		for i := range read.Blocks {
+			r.Used[read.first+i] = now.Sub(r.Joined)
 		}
+		r.Waits = append(r.Waits, now.Sub(r.begun[at]))
 	}
 	if ended {
 		r.advance()

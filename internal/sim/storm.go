@@ -1,10 +1,13 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
 	"time"
+
+	"github.com/dnbd/dnbd/internal/wire"
 )
 
 // Storm is many machines that boot from one image at nearly the same time.
@@ -21,11 +24,12 @@ type Storm struct {
 // StormReport is what a Storm cost and how it was for those who waited. Three times are the median, the 99th percentile and the longest.
 type StormReport struct {
 	Storm
-	Trace     int     // reads of each client
-	Unique    int     // bytes of the blocks that a boot needs
-	Sent      float64 // bytes of all data datagrams on the wire
-	Control   float64 // bytes of all others on the wire, both ways
-	Packets   float64 // control datagrams that a client sent in a second
+	Trace     int                 // reads of each client
+	Unique    int                 // bytes of the blocks that a boot needs
+	Sent      float64             // bytes of all data datagrams on the wire
+	Control   float64             // bytes of all others on the wire, both ways
+	Kinds     map[string]*Traffic // what these are
+	Packets   float64             // control datagrams that a client sent in a second
 	Reads     [3]time.Duration
 	Waits     [3]time.Duration // of those reads that had to wait
 	Waited    float64          // the part of all reads that these are
@@ -33,8 +37,66 @@ type StormReport struct {
 	Took      time.Duration // virtual
 	ServerCPU time.Duration // real: the work of the servers' machines
 
-	image  *Image
-	needed map[uint32]time.Duration // when the first client had each block, counted from when it was switched on
+	trace   *Trace
+	image   *Image
+	replays []*Replay
+}
+
+// Traffic is datagrams of one kind.
+type Traffic struct {
+	Packets int
+	Bytes   float64 // on the wire
+}
+
+// count takes in a datagram that was sent.
+func (r *StormReport) count(data []byte, size int) {
+	kind := kindOf(data)
+	if kind == "" {
+		return
+	}
+	t := r.Kinds[kind]
+	if t == nil {
+		t = &Traffic{}
+		r.Kinds[kind] = t
+	}
+	t.Packets++
+	t.Bytes += float64(size)
+}
+
+// kindOf says what a control datagram is for. Data has no kind.
+func kindOf(data []byte) string {
+	t, _ := wire.TypeOf(data)
+	switch t {
+	case wire.TypeHello:
+		return "HELLO"
+	case wire.TypeWelcome:
+		return "WELCOME"
+	case wire.TypeAnnounce:
+		return "ANNOUNCE"
+	case wire.TypeDeny:
+		return "DENY"
+	case wire.TypeAck:
+		return "ACK"
+	case wire.TypeWant:
+	default:
+		return ""
+	}
+	var w wire.Want
+	if wire.ParseWant(data, &w) != nil {
+		return "WANT that is malformed"
+	}
+	kind := "WANT of nothing: a report"
+	for _, r := range w.Ranges {
+		switch {
+		case r.Priority == wire.Note:
+			kind = "WANT of nothing: a note"
+		case r.Need > 0:
+			return "WANT of symbols"
+		default:
+			return "WANT of blocks"
+		}
+	}
+	return kind
 }
 
 // Run lets it happen. The error says that not every client booted within an hour, or that one got wrong bytes.
@@ -45,7 +107,9 @@ func (s Storm) Run() (*StormReport, error) {
 	)
 	trace, image := BootTrace(blockSize)
 	w := NewWorld(s.Seed)
-	out := &StormReport{Storm: s, Trace: len(trace.Reads), image: image, needed: map[uint32]time.Duration{}}
+	replays := make([]*Replay, s.Clients)
+	out := &StormReport{Storm: s, Trace: len(trace.Reads), Kinds: map[string]*Traffic{}, trace: trace, image: image, replays: replays}
+	w.OnSend = out.count
 	var servers []*Server
 	for i := range s.Servers {
 		server := w.NewServer(uint16(i+1), image, 0, Link{Rate: s.Port, Delay: 50 * time.Microsecond, Loss: s.Loss})
@@ -54,20 +118,8 @@ func (s Storm) Run() (*StormReport, error) {
 	}
 	start := w.Now()
 	crowd := w.NewCrowd(image, Link{Delay: 50 * time.Microsecond, Loss: s.Loss}, s.Clients)
-	var waits []time.Duration
-	replays := make([]*Replay, s.Clients)
-	for i := range s.Clients {
-		w.At(start.Add(time.Second+s.Join*time.Duration(i)/time.Duration(s.Clients)), func() {
-			m := crowd.Join(window)
-			replays[i] = m.Replay(trace, func(r int, took time.Duration) {
-				waits = append(waits, took)
-				for _, b := range trace.Reads[r].Blocks {
-					if i == 0 {
-						out.needed[b] = w.Now().Sub(m.Joined)
-					}
-				}
-			})
-		})
+	for i := range replays {
+		w.At(start.Add(time.Second+s.joins(i)), func() { replays[i] = crowd.Join(window).Replay(trace) })
 	}
 	if s.Crash {
 		w.At(start.Add(time.Second+s.Join/2), servers[len(servers)-1].Kill)
@@ -82,24 +134,25 @@ func (s Storm) Run() (*StormReport, error) {
 	if crowd.Wrong > 0 {
 		return nil, fmt.Errorf("%d symbols were not the image's", crowd.Wrong)
 	}
-	out.measure(trace, image, servers, crowd, replays, waits)
+	out.measure(servers, crowd)
 	out.Took = w.Now().Sub(start)
 	return out, nil
 }
 
-func (r *StormReport) measure(trace *Trace, image *Image, servers []*Server, crowd *Crowd, replays []*Replay, waits []time.Duration) {
-	for _, b := range trace.Blocks {
-		r.Unique += image.Len(b)
+func (r *StormReport) measure(servers []*Server, crowd *Crowd) {
+	for _, b := range r.trace.Blocks {
+		r.Unique += r.image.Len(b)
 	}
 	for _, s := range servers {
 		data := float64(s.Sender.Stats().Bytes)
 		r.Sent += data
 		r.Control += float64(s.SentBytes) - data
 	}
-	var boots []time.Duration
+	var boots, waits []time.Duration
 	var alive time.Duration
 	packets := uint64(0)
-	for _, p := range replays {
+	for _, p := range r.replays {
+		waits = append(waits, p.Waits...)
 		boots = append(boots, p.Ended.Sub(p.Joined))
 		alive += crowd.world.Now().Sub(p.Joined)
 		packets += p.SentPackets
@@ -108,8 +161,8 @@ func (r *StormReport) measure(trace *Trace, image *Image, servers []*Server, cro
 	r.Packets = float64(packets) / alive.Seconds()
 	r.Boot = percentiles(boots, len(boots))
 	r.Waits = percentiles(waits, len(waits))
-	r.Reads = percentiles(waits, len(replays)*len(trace.Reads))
-	r.Waited = float64(len(waits)) / float64(len(replays)*len(trace.Reads))
+	r.Reads = percentiles(waits, len(r.replays)*r.Trace)
+	r.Waited = float64(len(waits)) / float64(len(r.replays)*r.Trace)
 }
 
 // percentiles returns three times of n, those that are not in the list being 0.
@@ -123,21 +176,32 @@ func percentiles(times []time.Duration, n int) (p [3]time.Duration) {
 	return p
 }
 
-// LeastToSend is how many bytes of blocks any server has to send, of whatever protocol, so that no client has to wait longer than the one
-// of alone did, when they join as in this storm. A client can only use what is sent after it has joined and before it needs it, so each
-// block goes out at the latest when it is first needed by a client that was not there the last time (Eager, Vernon and Zahorjan 2001:
-// about the logarithm of how many join while one runs, and not 1).
-func (r *StormReport) LeastToSend(alone *StormReport) float64 {
+// joins is when client i is switched on, counted from when the first one is.
+func (s *Storm) joins(i int) time.Duration {
+	return s.Join * time.Duration(i) / time.Duration(s.Clients)
+}
+
+// LeastToSend is how many bytes of blocks any server has to send, of whatever protocol, so that the clients of this storm can use each block
+// as soon as those of a like one did, or as one that was alone. A client can only use what is sent after it has joined, so each block goes
+// out at the latest when it is first used by a client that was not there the last time (Eager, Vernon and Zahorjan 2001: about the
+// logarithm of how many join while one runs, and not 1).
+func (r *StormReport) LeastToSend(like *StormReport) float64 {
 	least := 0.0
-	for block, need := range alone.needed {
-		times, sent := 0, -time.Hour
-		for i := range r.Clients {
-			if joined := r.Join * time.Duration(i) / time.Duration(r.Clients); joined > sent {
-				sent = joined + need
-				times++
+	type stay struct{ from, to time.Duration }
+	stays := make([]stay, r.Clients)
+	for n, block := range r.trace.Blocks {
+		for i := range stays {
+			from := r.joins(i)
+			stays[i] = stay{from, from + like.replays[i%len(like.replays)].Used[n]}
+		}
+		slices.SortFunc(stays, func(a, b stay) int { return cmp.Compare(a.to, b.to) })
+		sent := time.Duration(-1)
+		for _, s := range stays {
+			if s.from > sent {
+				sent = s.to
+				least += float64(r.image.Len(block))
 			}
 		}
-		least += float64(times * r.image.Len(block))
 	}
 	return least
 }

@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"reflect"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +23,7 @@ func TestMachinesThatBootTogetherWaitNoLongerThanOneAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	least := all.LeastToSend(alone)
+	least := all.LeastToSend(all)
 	t.Logf("one client: %.1f MB of %.1f, reads %v, waits %v", alone.Sent/1e6, float64(alone.Unique)/1e6, alone.Reads, alone.Waits)
 	t.Logf("all: %.1f MB, %.2f of the least, control %.2f %%, reads %v, waits %v", all.Sent/1e6, all.Sent/least, 100*all.Control/all.Sent,
 		all.Reads, all.Waits)
@@ -32,6 +35,31 @@ func TestMachinesThatBootTogetherWaitNoLongerThanOneAlone(t *testing.T) {
 	}
 	if all.Control > 0.04*all.Sent { // it is 2 % with ten thousand, where what a datagram brings is of use to more
 		t.Error("control costs more than 4 % of the data")
+	}
+}
+
+func TestAStormIsTheSameOnAnyNumberOfProcessors(t *testing.T) {
+	s := Storm{Seed: 3, Clients: 300, Servers: 2, Join: 2 * time.Second, Loss: 0.01, Port: 250e6, Crash: true}
+	was := runtime.GOMAXPROCS(1)
+	defer runtime.GOMAXPROCS(was)
+	one, err := s.Run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.GOMAXPROCS(max(was, 4))
+	many, err := s.Run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	many.ServerCPU = one.ServerCPU // which is real
+	for i := range one.replays {
+		if !slices.Equal(one.replays[i].Used, many.replays[i].Used) {
+			t.Fatalf("client %d has its blocks at other times", i)
+		}
+	}
+	one.replays, many.replays, one.image, many.image = nil, nil, nil, nil
+	if !reflect.DeepEqual(one, many) {
+		t.Errorf("%+v\n%+v", one, many)
 	}
 }
 

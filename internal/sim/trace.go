@@ -25,6 +25,7 @@ type TraceRead struct {
 	After  int           // the read at whose end the time for this one begins; -1 for the start
 	Think  time.Duration // until it begins
 	Blocks []uint32      // that it needs and no read before it did: pages of the tree too
+	first  int           // place of the first of these in Trace.Blocks
 }
 
 // BootTrace is the boot of a Debian to a root shell, as e2e/vm/record recorded it, from an image of the given block size; and that
@@ -59,7 +60,7 @@ func ParseTrace(in io.Reader, g image.Geometry) (*Trace, error) {
 		case offset < 0 || length <= 0 || length > g.Size() || offset > g.Size()-length:
 			return nil, fmt.Errorf("line %d: %d bytes at %d of an image of %d", n, length, offset, g.Size())
 		}
-		r := TraceRead{After: len(t.Reads) - back, Think: time.Duration(micros) * time.Microsecond}
+		r := TraceRead{After: len(t.Reads) - back, Think: time.Duration(micros) * time.Microsecond, first: len(t.Blocks)}
 		if back == 0 {
 			r.After = -1
 		}

@@ -1,8 +1,8 @@
 // Package sim runs the protocol machines of package mcast by the thousand in virtual time, on a network that loses, delays,
 // duplicates and reorders as it is told. One seed gives one run: a failure replays exactly.
 //
-// There are no goroutines and no real clock here. World holds the events; Server and Client are what a real process
-// would be around a machine.
+// There is no real clock here, and there are no goroutines but those in which the members of a Crowd have their turns. World
+// holds the events; Server and Client are what a real process would be around a machine.
 package sim
 
 import (
@@ -17,6 +17,8 @@ import (
 type World struct {
 	Rand *rand.Rand
 	Keys *seal.Ring // of the group, set before there are nodes; nil for none
+	// OnSend, if set, is called with each datagram that a node sends, and its size on the wire.
+	OnSend func(data []byte, size int)
 
 	now    time.Time
 	events eventHeap

@@ -5,8 +5,10 @@ package main
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"runtime/debug"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -50,14 +52,24 @@ func run(s sim.Storm) error {
 	times := func(t [3]time.Duration) string {
 		return fmt.Sprintf("%.1f / %.1f / %.1f", ms(t[0]), ms(t[1]), ms(t[2]))
 	}
-	unique, least := float64(all.Unique), all.LeastToSend(alone)
+	unique := float64(all.Unique)
 	fmt.Fprintf(w, "\tone client\t%d, switched on over %v\n", s.Clients, s.Join)
 	row("servers, each with a port of", func(r *sim.StormReport) string { return fmt.Sprintf("%d, %.0f Mbit/s", r.Servers, r.Port/1e6) })
 	row("reads of each client, of which waited", func(r *sim.StormReport) string { return fmt.Sprintf("%d, %.1f %%", r.Trace, 100*r.Waited) })
 	row("data sent, MB", func(r *sim.StormReport) string { return fmt.Sprintf("%.1f", r.Sent/1e6) })
 	row("  over unique bytes read", func(r *sim.StormReport) string { return fmt.Sprintf("%.2f", r.Sent/unique) })
-	fmt.Fprintf(w, "  over the least that any server has to send\t\t%.2f\n", all.Sent/least)
+	fmt.Fprintf(w, "  over the least that any server has to send\t\t%.2f\n", all.Sent/all.LeastToSend(all))
+	fmt.Fprintf(w, "  and if all wait as one alone does\t\t%.2f\n", all.Sent/all.LeastToSend(alone))
 	row("control over data", func(r *sim.StormReport) string { return fmt.Sprintf("%.2f %%", 100*r.Control/r.Sent) })
+	for _, kind := range slices.Sorted(maps.Keys(all.Kinds)) {
+		row("  "+kind, func(r *sim.StormReport) string {
+			t := r.Kinds[kind]
+			if t == nil {
+				return ""
+			}
+			return fmt.Sprintf("%.2f %%, %.1f a client", 100*t.Bytes/r.Sent, float64(t.Packets)/float64(r.Clients))
+		})
+	}
 	row("control datagrams of a client, a second", func(r *sim.StormReport) string { return fmt.Sprintf("%.1f", r.Packets) })
 	row("all reads: median / 99 % / longest, ms", func(r *sim.StormReport) string { return times(r.Reads) })
 	row("reads that waited, ms", func(r *sim.StormReport) string { return times(r.Waits) })
