@@ -29,7 +29,7 @@ var layers = []layer{
 		[]string{
 			"block", "nbd", "ublk", "internal/wire", "internal/udp", "internal/size", "internal/control", "internal/listen",
 			"internal/nbdconf", "internal/flock", "internal/durable", "internal/blake3", "internal/nbdkernel", "internal/boot",
-			"internal/querier",
+			"internal/querier", "internal/ownroot",
 		},
 		"it is of use alone, and imports nothing of this project",
 	},

@@ -133,9 +133,9 @@ dnbd_attach() {
 	nbd*://*) ;; # an NBD server answers, or does not
 	*) dnbd_patience=--wait=${dnbd_wait}s ;;
 	esac
-	# The root has to stay in memory, as swap has.
+	# It has to stay in memory, and to be started again without the root when it dies.
 	# shellcheck disable=SC2086 # a list of flags
-	@dnbd attach --foreground --lock-memory $dnbd_patience $dnbd_flags "$dnbd_image" /dev/dnbd-root >"$dnbd_dir/device" </dev/null 2>/dev/console &
+	@dnbd attach --foreground --supervise $dnbd_patience $dnbd_flags "$dnbd_image" /dev/dnbd-root >"$dnbd_dir/device" </dev/null 2>/dev/console &
 	# The first line, or the end of the process.
 	read -r dnbd_device <"$dnbd_dir/device" || dnbd_fail "$dnbd_image cannot be attached; the line above says why"
 }

@@ -41,7 +41,7 @@ type attachOptions struct {
 // attachCommand is `dnbd attach`.
 func attachCommand() *cobra.Command {
 	var o attachOptions
-	var foreground, report bool
+	var foreground, report, supervise bool
 	cmd := &cobra.Command{
 		Use:   "attach [flags] IMAGE [DEVICE]",
 		Short: "Make an image a block device, or a socket for NBD clients",
@@ -69,6 +69,11 @@ func attachCommand() *cobra.Command {
 				return err
 			}
 			switch {
+			case supervise && (!foreground || o.device == ""):
+				return usagef("--supervise: it takes --foreground, and the DEVICE that is to be taken over")
+			case supervise:
+				o.lock = true
+				return o.supervise(cmd, newLog(cmd, slog.LevelInfo))
 			case report:
 				return o.serveReporting(cmd.Context(), cmd.OutOrStdout())
 			case foreground:
@@ -99,6 +104,8 @@ func attachCommand() *cobra.Command {
 		"would be read from")
 	f.BoolVar(&o.swap, "swap", false, "as --lock-memory, and keep the process alive when memory gets short: the device carries swap")
 	o.nbd.add(cmd)
+	f.BoolVar(&supervise, "supervise", false, "as --lock-memory, in a process of its own, which is started again when it dies, without anything\n"+
+		"that would be read from the device: it carries the root")
 	f.BoolVar(&foreground, "foreground", false, "do not go to the background")
 	f.BoolVar(&report, "report", false, "be the process in the background, and tell the other one on standard output")
 	f.Lookup("cache-size").DefValue = "" // said in the text

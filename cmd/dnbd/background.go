@@ -56,7 +56,7 @@ func (o *attachOptions) background(cmd *cobra.Command) (ready, error) {
 
 // start starts the process and listens to it until the device is ready. It is gone when that fails.
 func (o *attachOptions) start(cmd *cobra.Command, log *os.File) (ready, error) {
-	child, err := again(o.nbd.argv0(), o.args(), logVariable+"="+log.Name())
+	child, err := again(o.nbd.argv0(), o.args("--report"), logVariable+"="+log.Name())
 	if err != nil {
 		return ready{}, err
 	}
@@ -143,9 +143,9 @@ func listenTo(notes io.Reader, w io.Writer) (ready, error) {
 	}
 }
 
-// args is the command line of the process in the background.
-func (o *attachOptions) args() []string {
-	args := []string{"attach", "--report", "--driver=" + o.driver}
+// args is the command line of the process that has the device, with the flag by which it tells that.
+func (o *attachOptions) args(how string) []string {
+	args := []string{"attach", how, "--driver=" + o.driver}
 	for flag, value := range map[string]string{"iface": o.iface, "group-key": o.key, "cache": o.cache, "cow": o.cow, "socket": o.socket} {
 		if value != "" {
 			args = append(args, "--"+flag+"="+value)

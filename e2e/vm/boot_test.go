@@ -94,11 +94,12 @@ func onEachTool(t *testing.T, test func(*testing.T, initramfsTool)) {
 	}
 }
 
-// serveAddresses gives addr to who asks for an address, by DHCP, until the test ends.
-func serveAddresses(t *testing.T, l *lab.Lab, host string, addr netip.Addr) {
+// serveAddresses gives addr to who asks for an address, by DHCP, until the test ends. more are lines for its configuration.
+func serveAddresses(t *testing.T, l *lab.Lab, host string, addr netip.Addr, more ...string) {
 	t.Helper()
 	dir := t.TempDir()
 	conf := fmt.Sprintf("start %v\nend %[1]v\ninterface eth0\nlease_file %s/leases\npidfile %[2]s/pid\noption subnet 255.255.0.0\n", addr, dir)
+	conf += strings.Join(more, "\n")
 	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -130,6 +131,29 @@ func diskless(t *testing.T, l *lab.Lab, tool initramfsTool, commandLine string) 
 	return rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Initramfs: file, Memory: 768, Append: commandLine})
 }
 
+// loseRoot has who is logged in on the console kill the process that has the root, again and again, and each time read much of the
+// root, past the cache, and write to it. Everything that this starts is on the root.
+func loseRoot(ctx context.Context, t *testing.T, g *vm.Guest) {
+	t.Helper()
+	err := g.Type(`sum() { cat /usr/bin/[b-d]* | cksum; }; was=$(sum); ` +
+		`guard=$(grep -lae --super[v]ise /proc/[0-9]*/cmdline | cut -d / -f 3); for i in 1 2 3; do ` +
+		`kill -9 $(cat /proc/$guard/task/*/children); echo 3 > /proc/sys/vm/drop_caches; ` +
+		`echo $i > /etc/lost; sync; [ "$(sum)" = "$was" ] && echo has-survived-$(cat /etc/lost); done` + "\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.AwaitConsole(ctx, "has-survived-3"); err != nil {
+		t.Fatal(err)
+	}
+	said := g.Console()
+	if got := strings.Count(said, "starting the next one"); got != 3 || strings.Count(said, "has-survived-") != 3+1 {
+		t.Errorf("the process of the root was started again %d times, want 3", got)
+	}
+	if strings.Contains(said, "I/O error") {
+		t.Error("the kernel reports an I/O error")
+	}
+}
+
 func TestTheKernelsCommandLineNamesTheRoot(t *testing.T) {
 	vm.Need(t)
 	debian := userland(t)
@@ -147,15 +171,19 @@ func TestTheKernelsCommandLineNamesTheRoot(t *testing.T) {
 			t.Fatal(err)
 		}
 		serve(t, l, "s1", "--group-key", file+".key", image)
-		address := ""
+		address, driver := "", "fuse"
 		if tool == dracut {
+			driver = "ublk"
 			address = fmt.Sprintf(" ip=%v:::255.255.0.0:::none", l.Addr("v1"))
 		} else {
 			serveAddresses(t, l, "s1", l.Addr("v1"))
 		}
-		g := diskless(t, l, tool, "dnbd=239.0.0.1:bookworm:driver=fuse,cache-size=128M,group-key=/etc/dnbd/initramfs.key"+address)
+		g := diskless(t, l, tool, "dnbd=239.0.0.1:bookworm:driver="+driver+",cache-size=128M,group-key=/etc/dnbd/initramfs.key"+address)
 		if err := logIn(ctx, g); err != nil {
 			t.Fatal(err)
+		}
+		if driver != "fuse" { // what that has made ends with its process
+			loseRoot(ctx, t, g)
 		}
 		// The console shows what is typed, too, so that is not to contain what is looked for.
 		if err := g.Type("echo is-$(stat -f -c %T /) > /etc/note; cat /etc/note; systemctl poweroff\n"); err != nil {
@@ -183,6 +211,7 @@ func TestAnOverlayInMemoryIsARootOfItsOwn(t *testing.T) {
 	if err := logIn(ctx, g); err != nil {
 		t.Fatal(err)
 	}
+	loseRoot(ctx, t, g)
 	err := g.Type("echo is-$(stat -f -c %T /) > /etc/note; sync; cat /etc/note; ls -d /dev/shm/dnbd-0/*-0; readlink /dev/dnbd-root; grep ext4 /proc/mounts; systemctl poweroff\n")
 	if err != nil {
 		t.Fatal(err)

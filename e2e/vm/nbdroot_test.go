@@ -42,7 +42,8 @@ func TestAMachineHasItsRootOnAnNBDServerAsWithNbdClient(t *testing.T) {
 	if err := logIn(ctx, g); err != nil {
 		t.Fatal(err)
 	}
-	// The process that was started in the initramfs has to find its way there when the server has restarted.
+	loseRoot(ctx, t, g)
+	// The process has to find its way there when the server has restarted.
 	server.kill()
 	server.start()
 	if err := g.Type("echo kept > /root/note; echo 3 > /proc/sys/vm/drop_caches; systemctl poweroff\n"); err != nil {
