@@ -1,5 +1,7 @@
 #!/bin/sh
-# fetch-kernels.sh: puts the kernels that VM tests boot into $XDG_CACHE_HOME/dnbd/kernels (~/.cache/dnbd/kernels), once.
+# fetch-kernels.sh: puts the kernels that VM tests boot into $XDG_CACHE_HOME/dnbd/kernels (~/.cache/dnbd/kernels), once, and the boot
+# loaders that are signed for Secure Boot: shim and GRUB, as loaders/shimx64.efi and loaders/grubx64.efi. They are not installed, as that
+# could change what this machine boots by.
 #
 # One directory for each suite of Debian below: vmlinux, which QEMU boots without unpacking it first; vmlinuz, for boot loaders; their
 # config; the modules, not compressed and with modules.dep, as modules/; and release, what uname -r says. The packages come from
@@ -47,12 +49,36 @@ unpack_vmlinuz() {
 	rm payload
 }
 
+# lists: fetches the package lists of $suite
+lists() {
+	mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
+	echo "deb [arch=amd64 signed-by=$keyring] $mirror $suite main" >"$work/apt/suite.list"
+	own_apt apt-get update >&2 || fail "no package lists of $suite from $mirror"
+}
+
+# fetch_loaders: makes $kernels/loaders
+fetch_loaders() {
+	suite=bookworm
+	lists
+	mkdir "$work/loaders"
+	cd "$work/loaders"
+	own_apt apt-get download shim-signed:amd64 grub-efi-amd64-signed:amd64 >&2 || fail "shim and GRUB cannot be downloaded from $mirror"
+	for file in *.deb; do
+		dpkg -x "$file" root
+	done
+	cp root/usr/lib/shim/shimx64.efi.signed shimx64.efi
+	# The one that is sent over the network, with all its modules.
+	cp root/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed grubx64.efi
+	rm -r root ./*.deb
+	mv "$work/loaders" "$kernels/"
+	echo "fetch-kernels: $kernels/loaders is there" >&2
+}
+
 # fetch: makes $kernels/$suite
 fetch() {
-	mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial" "$work/kernel"
-	echo "deb [arch=amd64 signed-by=$keyring] $mirror $suite main" >"$work/apt/suite.list"
+	lists
+	mkdir "$work/kernel"
 	cd "$work/kernel"
-	own_apt apt-get update >&2 || fail "no package lists of $suite from $mirror"
 	image=$(own_apt apt-cache depends "$package:amd64" | sed -n 's/.*Depends: \(linux-image-[^:]*\).*/\1/p')
 	[ -n "$image" ] || fail "$suite has no $package"
 	own_apt apt-get download "$image:amd64" >&2 || fail "$image of $suite cannot be downloaded from $mirror"
@@ -76,7 +102,7 @@ command -v apt-get >/dev/null && [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] ||
 	exit 0
 }
 missing=
-for suite in $suites; do
+for suite in $suites loaders; do
 	[ -d "$kernels/$suite" ] || missing="$missing $suite"
 done
 [ -n "$missing" ] || exit 0
@@ -95,6 +121,9 @@ for suite in $missing; do
 	[ ! -d "$kernels/$suite" ] || continue # another process was faster
 	work=$(mktemp -d "$kernels/fetch.XXXXXX")
 	trap 'rm -rf "$work"' EXIT
-	(fetch)
+	case $suite in
+	loaders) (fetch_loaders) ;;
+	*) (fetch) ;;
+	esac
 	rm -rf "$work"
 done

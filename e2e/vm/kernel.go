@@ -26,12 +26,18 @@ const (
 func Kernels() []Kernel { return []Kernel{Stable, Backports} }
 
 // dir is where fetch-kernels.sh has put the kernel.
-func (k Kernel) dir() (string, error) {
+func (k Kernel) dir() (string, error) { return fetched(string(k)) }
+
+// SignedLoaders is the directory where fetch-kernels.sh has put the boot loaders that firmware with Secure Boot starts.
+func SignedLoaders() (string, error) { return fetched("loaders") }
+
+// fetched is where fetch-kernels.sh puts what it calls name.
+func fetched(name string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(cache, "dnbd", "kernels", string(k)), nil
+	return filepath.Join(cache, "dnbd", "kernels", name), nil
 }
 
 // Modules returns the directory on the host with the kernel's modules, which belongs at /lib/modules/RELEASE, and that release.

@@ -48,19 +48,40 @@ func offerBoot(t *testing.T, l *lab.Lab, host string, args ...string) {
 	}
 }
 
+// signedLoaders is the folder with boot loaders that are signed. The test is skipped where there is none, or fails when DNBD_REQUIRE=1.
+func signedLoaders(t *testing.T) string {
+	t.Helper()
+	dir, err := vm.SignedLoaders()
+	if err == nil {
+		_, err = os.Stat(dir)
+	}
+	if err == nil {
+		return dir
+	}
+	if os.Getenv("DNBD_REQUIRE") == "1" {
+		t.Fatalf("DNBD_REQUIRE=1, and there are no signed boot loaders: run scripts/fetch-kernels.sh: %v", err)
+	}
+	t.Skip(err)
+	return ""
+}
+
 func TestAMachineWithNothingBoots(t *testing.T) {
 	vm.Need(t)
 	debian := userland(t)
 	t.Parallel()
 	for _, c := range []struct {
-		name    string
-		uefi    bool
-		loaders string
+		name         string
+		uefi, secure bool
+		loaders      func(*testing.T) string
+		sees         []string // on its console; after that it boots as others do
 	}{
-		{"its BIOS has iPXE", false, ""},
-		{"it has UEFI and nothing else", true, "/usr/lib/ipxe"},
+		{"its BIOS has iPXE", false, false, func(*testing.T) string { return "" }, nil},
+		{"it has UEFI and nothing else", true, false, func(*testing.T) string { return "/usr/lib/ipxe" }, []string{"initrd=initrd.img dnbd=:bookworm"}},
+		// The kernel has the initramfs, and takes modules of it, which are signed.
+		{"it has Secure Boot", true, true, signedLoaders, []string{"secureboot: Secure boot enabled", "ublk is used"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			loaders := c.loaders(t)
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 			defer cancel()
@@ -68,7 +89,7 @@ func TestAMachineWithNothingBoots(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if c.uefi { // which is slow at loading a whole one
+			if c.uefi && !c.secure { // iPXE, which is slow at loading a whole one there
 				initrd = filepath.Join(t.TempDir(), "initrd.img")
 				if err := os.WriteFile(initrd, make([]byte, 4096), 0o644); err != nil {
 					t.Fatal(err)
@@ -84,15 +105,20 @@ func TestAMachineWithNothingBoots(t *testing.T) {
 				t.Fatal(err)
 			}
 			serve(t, l, "s1", image)
-			serveAddresses(t, l, "s1", l.Addr("v1"))
-			offerBoot(t, l, "s1", "--kernel", filepath.Join(filepath.Dir(modules), "vmlinuz"), "--initrd", initrd, "--ipxe", c.loaders,
-				"--append", "dnbd=:bookworm:driver=fuse,cache-size=128M console=ttyS0 panic=-1 tsc=reliable")
-			g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Memory: 768, Netboot: true, UEFI: c.uefi})
-			// What comes after it is the same for both.
-			if err := g.AwaitConsole(ctx, "initrd=initrd.img dnbd=:bookworm"); err != nil || c.uefi {
-				if err != nil {
-					t.Error(err)
+			var more []string
+			if c.secure { // by GRUB, which takes no notice of proxy-DHCP
+				more = []string{"siaddr " + l.Addr("s1").String()}
+			}
+			serveAddresses(t, l, "s1", l.Addr("v1"), more...)
+			offerBoot(t, l, "s1", "--kernel", filepath.Join(filepath.Dir(modules), "vmlinuz"), "--initrd", initrd, "--ipxe", loaders,
+				"--append", "dnbd=:bookworm:cache-size=128M console=ttyS0 panic=-1 tsc=reliable")
+			g := rack.Boot(t, vm.Backports, vm.Options{Lab: l, Host: "v1", Memory: 1024, Netboot: true, UEFI: c.uefi, SecureBoot: c.secure})
+			for _, text := range c.sees {
+				if err := g.AwaitConsole(ctx, text); err != nil {
+					t.Fatal(err)
 				}
+			}
+			if c.sees != nil {
 				return
 			}
 			if err := logIn(ctx, g); err != nil {

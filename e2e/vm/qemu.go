@@ -31,6 +31,8 @@ type Options struct {
 	Netboot bool
 	// UEFI has a guest that boots from the network have UEFI as its firmware, and no iPXE.
 	UEFI bool
+	// SecureBoot has UEFI start only what is signed for the keys that machines are sold with.
+	SecureBoot bool
 	// Lab is the network, and Host the guest's name there: one of Lab.VMs. Without a lab the guest has no network.
 	Lab  *lab.Lab
 	Host string
@@ -57,8 +59,12 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// ovmf is UEFI for guests (Debian: ovmf).
-const ovmf = "/usr/share/ovmf/OVMF.fd"
+// UEFI for guests (Debian: ovmf), and one with Secure Boot and the variables that have Microsoft's keys.
+const (
+	ovmf           = "/usr/share/ovmf/OVMF.fd"
+	ovmfSecure     = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+	ovmfSecureVars = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+)
 
 // defaultMemory is enough for dnbd with a cache of 64 MiB.
 const defaultMemory = 256
@@ -82,7 +88,14 @@ func emulate(ctx context.Context, kernel, dir string, o Options) *exec.Cmd {
 	switch {
 	case o.Netboot:
 		args = append(args, "-boot", "n")
-		if o.UEFI {
+		switch {
+		case o.SecureBoot:
+			// Nobody but the firmware may write to the variables, and what it writes is gone with the guest.
+			args = append(args, "-machine", "q35,smm=on", "-global", "ICH9-LPC.disable_s3=1",
+				"-global", "driver=cfi.pflash01,property=secure,value=on",
+				"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+ovmfSecure,
+				"-drive", "if=pflash,unit=1,format=raw,snapshot=on,file="+ovmfSecureVars)
+		case o.UEFI:
 			args = append(args, "-bios", ovmf)
 		}
 	case o.Initramfs != "":
