@@ -34,7 +34,7 @@ func userland(t *testing.T) string {
 }
 
 // bootTime bounds a boot of Debian to its login, which takes half a minute when nothing else runs.
-const bootTime = 6 * time.Minute
+const bootTime = 10 * time.Minute
 
 // overlayRoot is the script of that name.
 const overlayRoot = vm.OverlayRoot
