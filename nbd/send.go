@@ -130,7 +130,7 @@ func (t *transmission) writeParts() error {
 // writeBuffers writes all of b.
 func (t *transmission) writeBuffers(b *net.Buffers) error {
 	if c, ok := t.conn.(*tlsConn); ok {
-		return c.writeBuffers(b, t.waiting)
+		return c.writeBuffers(b, t.persist)
 	}
 	if c, ok := t.conn.(interface {
 		writeBuffers(*net.Buffers) (int64, error)
