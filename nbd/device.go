@@ -65,8 +65,8 @@ type Mapper interface {
 	Extents(ctx context.Context, off, n int64, yield func(n int64, hole, zero bool) bool) error
 }
 
-// Backed is a device whose bytes lie in a file, each at its own offset. Large reads of it go to local clients by the
-// kernel's splice where that is to be had, without ReadAt.
+// Backed is a device whose bytes lie in a file, each at its own offset. On Linux, large reads of it go to local clients by
+// the kernel's splice, and what the kernel has in memory goes to all clients, without ReadAt.
 type Backed interface {
 	// Backing returns the file. It is only read, at offsets that each call names, and stays the device's.
 	Backing() *os.File

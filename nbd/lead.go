@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// inlineBytes is the largest read or write that the leader always serves itself. Copying more takes long enough that
-	// another processor had better do it, if there is one.
+	// inlineBytes is the largest read that the leader always serves itself while the device is quick. More takes long enough
+	// that another processor had better do it, if there is one.
 	inlineBytes = 32 << 10
 	// inlineBatch and inlineReplies are when the leader writes replies although there are more requests to serve, so that the
 	// client has something to do: in bytes of data and in replies.
@@ -34,6 +34,9 @@ const (
 	// watchMost at most.
 	watchFirst = time.Millisecond
 	watchMost  = 8 * time.Millisecond
+	// maxTurn is how long the leader goes on before others may run. From a goroutine that has gone on for 10 ms Go's monitor
+	// takes the processor in whatever system call it finds it, and looks again every 20 µs (now_linux.go).
+	maxTurn = 5 * time.Millisecond
 )
 
 // leadership is who reads requests and who serves them, and whether they are stuck. The transmission's mu guards it.
@@ -63,18 +66,25 @@ func (t *transmission) unwatch() {
 
 // follow leads until requests end, or another goroutine leads.
 func (t *transmission) follow(term int) {
+	turn := time.Now()
 	for t.flush(term) {
+		if time.Since(turn) > maxTurn {
+			runtime.Gosched()
+			turn = time.Now()
+		}
 		r, errno, text, err := t.receive()
 		switch {
 		case r == nil:
 			t.end(err)
 			return
-		case r.data != nil && r.length > inlineBytes:
-			// What is to be written is in this processor's cache, and had better be written from there.
-			t.pass()
+		case t.passes(r):
 			t.serve(r, errno, text)
 			t.send(r)
 			return
+		case errno == 0 && t.recall(r):
+			if !t.post(term, r) {
+				return
+			}
 		case errno == 0 && t.delegate(r):
 		default:
 			t.serve(r, errno, text)
@@ -85,13 +95,22 @@ func (t *transmission) follow(term int) {
 	}
 }
 
-// pass makes another goroutine the leader.
-func (t *transmission) pass() {
+// passes makes another goroutine the leader if r is a large write that may be slow. What is to be written is in this
+// processor's cache, and had better be written from there.
+func (t *transmission) passes(r *request) bool {
+	if r.data == nil || r.length <= inlineBytes {
+		return false
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.lead.quick >= quickRun && r.plain() {
+		return false
+	}
 	t.passLocked()
+	return true
 }
 
+// passLocked makes another goroutine the leader.
 func (t *transmission) passLocked() {
 	t.lead.term++
 	term := t.lead.term
@@ -103,22 +122,22 @@ func (t *transmission) passLocked() {
 func (t *transmission) end(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.ended, t.err = true, err
-	t.changed.Broadcast()
+	t.err = err
+	close(t.ended)
 	if !t.writing && len(t.queue) > 0 {
 		t.wg.Go(t.write)
 	}
 }
 
-// small says whether r is one of those that a leader serves itself wherever the device is quick.
-func (r *request) small() bool {
-	return r.length <= inlineBytes && (r.command == cmdRead || r.command == cmdWrite && r.flags&cmdFlagFUA == 0)
+// plain says whether r reads, or writes what need not be stable: how long that takes shows whether the device is quick.
+func (r *request) plain() bool {
+	return r.command == cmdRead || r.command == cmdWrite && r.flags&cmdFlagFUA == 0
 }
 
 // judge takes note of how long r took.
 func (l *leadership) judge(r *request) {
 	switch {
-	case !r.small() && r.command != cmdRead:
+	case r.recalled, !r.plain():
 	case r.quick:
 		l.quick = min(l.quick+1, quickMost)
 	default:
@@ -134,7 +153,7 @@ func (t *transmission) delegate(r *request) bool {
 	l.seq++
 	t.watchLocked()
 	switch quick := l.quick >= quickRun; {
-	case quick && (r.small() || r.command == cmdRead && t.alone()):
+	case quick && r.plain() && (r.length <= inlineBytes || r.command == cmdWrite || t.alone()):
 		l.busy = true
 		return false
 	case quick && r.command == cmdRead && t.splicer != nil:

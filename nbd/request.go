@@ -23,6 +23,7 @@ type request struct {
 	data     *buffer     // what is to be written; then what was read, nil when the reply carries none
 	pipe     *pipe       // instead of data, what was read, if that need not be copied
 	piped    bool        // it waited for a pipe
+	recalled bool        // what it reads was in memory
 	quick    bool        // serving it took no longer than it takes a quick device
 	reply    []byte      // the reply up to the data: header, and what is not in data
 	header   [48]byte

@@ -14,6 +14,28 @@ func (t *transmission) serve(r *request, errno uint32, text string) {
 		}
 	}
 	r.quick = time.Since(start) < quickTime+time.Duration(r.length)*quickByte
+	t.answer(r, errno, text)
+}
+
+// recall serves r if it reads what is in memory.
+func (t *transmission) recall(r *request) bool {
+	n := int64(r.length)
+	if r.command != cmdRead || !t.resident.takes(n) || t.splicer.takes(n) {
+		return false
+	}
+	r.data = t.stock.get(int(n))
+	if !t.resident.read(r.data.b, int64(r.offset)) {
+		r.data.release()
+		r.data = nil
+		return false
+	}
+	r.recalled = true
+	t.answer(r, 0, "")
+	return true
+}
+
+// answer makes the reply to r, which was served, or failed with errno.
+func (t *transmission) answer(r *request, errno uint32, text string) {
 	t.count.add(r, errno)
 	switch {
 	case errno != 0:

@@ -73,9 +73,12 @@ func (s *splicer) close() {
 	}
 }
 
+// takes says whether n bytes are for load.
+func (s *splicer) takes(n int64) bool { return s != nil && n >= spliceMin && n <= pipeSize }
+
 // load returns a pipe with the n bytes at off, or nil when they have to be read in another way, whatever the reason.
 func (s *splicer) load(off int64, n int) *pipe {
-	if s == nil || n < spliceMin || n > pipeSize {
+	if !s.takes(int64(n)) {
 		return nil
 	}
 	p := s.take()

@@ -26,6 +26,7 @@ type threadConn struct {
 	raw           syscall.RawConn
 	local, remote net.Addr
 
+	vector  []unix.Iovec // the writer's
 	writing atomic.Bool
 	mu      sync.Mutex
 	late    *time.Timer // ends a write that began before its deadline was set
@@ -115,6 +116,9 @@ func (c *threadConn) writeBuffers(b *net.Buffers) (n int64, err error) {
 	for len(*b) > 0 {
 		var m int
 		if e := c.raw.Write(func(fd uintptr) bool {
+			if m = sendNow(fd, *b, &c.vector); m > 0 {
+				return true
+			}
 			m, err = again(func() (int, error) { return unix.Writev(int(fd), (*b)[:min(len(*b), maxVector)]) })
 			return true
 		}); e != nil {

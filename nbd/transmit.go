@@ -28,11 +28,12 @@ const (
 
 // transmission is the second phase of a connection, in which the client reads and writes.
 //
-// One goroutine at a time is the leader: it reads requests. Large reads, and requests that may be slow, get a goroutine of
-// their own, which queues the reply. A leader that has read the data of a large write makes another goroutine the leader and
-// writes it. While the device proves quick, the leader itself serves small requests, and writes their replies together when
-// it has to wait for the next request: a goroutine for each would cost more than the request. It does the same with large
-// reads where help would not pay. If it gets stuck in one of them another goroutine becomes the leader (lead.go).
+// One goroutine at a time is the leader: it reads requests. What is in memory it reads itself, without waiting
+// (resident_linux.go). Other large reads, and requests that may be slow, get a goroutine of their own, which queues the reply.
+// A leader that has read the data of a large write makes another goroutine the leader and writes it. While the device proves
+// quick, the leader itself writes, and serves small reads, and writes their replies together when it has to wait for the next
+// request: a goroutine for each would cost more than the request. It does the same with large reads where help would not
+// pay. If it gets stuck in one of them another goroutine becomes the leader (lead.go).
 //
 // Whoever queues a reply while nobody writes becomes the writer, and writes what is queued until nothing is: a lone reply
 // goes out without waking another goroutine, and replies that pile up behind a slow connection share a call (send.go).
@@ -47,23 +48,25 @@ type transmission struct {
 	size  int64
 	// splicer is nil where replies have to be copied.
 	splicer *splicer
-	idle    time.Duration // how long a client without requests may be silent; 0: for ever
+	// resident, which is the leader's, is nil where nobody knows what of the device is in memory.
+	resident *resident
+	idle     time.Duration // how long a client without requests may be silent; 0: for ever
 
 	// ctx ends when no reply can be delivered any more; cancel ends it.
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // all goroutines but run's
+	ended  chan struct{}  // closed when the last request was read
 
 	mu       sync.Mutex // guards what follows; it is never held while waiting for the device or the client
-	changed  sync.Cond  // on mu: requests or bytes fell, or stopping, broken or ended were set
+	changed  sync.Cond  // on mu: requests or bytes fell, or stopping or broken were set
 	requests int        // read but not answered
 	bytes    int64      // of data in those requests
 	quiet    time.Time  // when the last one was answered, if idle is set
 	taking   bool       // the leader reads the data of a request, which is one of those
 	stopping bool       // no more requests are to be read
 	final    bool       // the deadline for writing is not to be moved any more
-	ended    bool       // the last request was read
-	err      error      // why, when it was not the client's or stop's wish
+	err      error      // why requests ended, when it was not the client's or stop's wish
 	lead     leadership
 	queue    []*request // answered, to be written
 	queued   int64      // bytes of data in queue
@@ -79,14 +82,16 @@ type transmission struct {
 // transmission's from then on.
 func newTransmission(ctx context.Context, s session, conn net.Conn, ahead []byte, server *Server) *transmission {
 	t := &transmission{
-		session: s,
-		conn:    conn,
-		ahead:   ahead,
-		stock:   &server.stock,
-		count:   &server.count,
-		size:    s.export.Device.Size(),
-		splicer: newSplicer(s.export.Device, conn),
-		idle:    cmp.Or(s.export.IdleTimeout, server.config.IdleTimeout),
+		session:  s,
+		conn:     conn,
+		ahead:    ahead,
+		stock:    &server.stock,
+		count:    &server.count,
+		size:     s.export.Device.Size(),
+		splicer:  newSplicer(s.export.Device, conn),
+		resident: newResident(s.export.Device),
+		idle:     cmp.Or(s.export.IdleTimeout, server.config.IdleTimeout),
+		ended:    make(chan struct{}),
 	}
 	t.ctx, t.cancel = context.WithCancel(ctx)
 	t.changed.L = &t.mu
@@ -99,11 +104,9 @@ func newTransmission(ctx context.Context, s session, conn net.Conn, ahead []byte
 func (t *transmission) run(grace time.Duration) error {
 	defer t.cancel()
 	t.follow(0)
+	<-t.ended
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for !t.ended {
-		t.changed.Wait()
-	}
 	if t.err == nil {
 		timer := time.AfterFunc(grace, func() { t.hurry(grace) })
 		defer timer.Stop()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -324,6 +325,30 @@ func TestALeaderThatIsStuckIsReplaced(t *testing.T) {
 				t.Fatalf("%+v, %v", a, err)
 			}
 		}
+	}
+}
+
+func TestALeaderThatIsStuckInALargeWriteIsReplaced(t *testing.T) {
+	const quick, length = 10 * quickRun, 4 * inlineBytes
+	gate := make(chan struct{})
+	var writes atomic.Int32
+	n := device(t, blocking{newDisk(1 << 20), func() {
+		if writes.Add(1) > quick {
+			<-gate
+		}
+	}}, styleSimple)
+	data := strings.Repeat("large ", length/6)
+	for range quick {
+		n.put(0, data)
+	}
+	n.write(append(requestBytes(0, cmdWrite, 1, 5, uint32(len(data))), data...))
+	if got := n.get(0, 5); got != "large" {
+		t.Errorf("got %q", got)
+	}
+	close(gate)
+	n.answer(1, 0)
+	if got := n.get(0, 10); got != "largelarge" {
+		t.Errorf("got %q", got)
 	}
 }
 
