@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -98,10 +100,11 @@ func (n *network) copyOnAll(ctx context.Context) (stop func(), err error) {
 			p.stop()
 		}
 	}
-	first, err := n.RxBytes("c1")
+	data, err := n.listen("c1", "239.0.0.1:10810")
 	if err != nil {
 		return nil, err
 	}
+	defer data.Close()
 	for _, host := range n.Clients() {
 		p, err := n.start(ctx, host, n.rig.dnbd, n.rig.copyCommand()[1:]...)
 		if err != nil {
@@ -110,19 +113,42 @@ func (n *network) copyOnAll(ctx context.Context) (stop func(), err error) {
 		}
 		clients = append(clients, p)
 	}
-	for {
-		now, err := n.RxBytes("c1")
-		if err == nil && clients[0].hasEnded() {
-			err = clients[0].ended()
+	came := make(chan error, 1)
+	go func() {
+		const longest = 1000 // bytes that a server says to a group but data
+		b := make([]byte, 2*longest)
+		for {
+			if n, err := data.Read(b); err != nil || n > longest {
+				came <- err
+				return
+			}
 		}
-		if err != nil {
-			stop()
-			return nil, err
-		}
-		if now-first > 64<<10 { // more than questions and answers
-			return stop, nil
-		}
+	}()
+	select {
+	case err = <-came:
+	case <-clients[0].done:
+		err = clients[0].ended()
+	case <-ctx.Done():
+		err = ctx.Err()
 	}
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("wait for data: %w", err)
+	}
+	return stop, nil
+}
+
+// listen opens a socket on a host that hears a group, as others there may do.
+func (n *network) listen(host, group string) (conn *net.UDPConn, err error) {
+	err = n.Do(host, func() error {
+		eth0, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		conn, err = net.ListenMulticastUDP("udp", eth0, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(group)))
+		return err
+	})
+	return conn, err
 }
 
 // findRate measures what is used of a link, and what waits.

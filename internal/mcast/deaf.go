@@ -38,6 +38,9 @@ func (t *retreat) begin(now time.Time, least time.Duration) {
 	t.on, t.end = true, now.Add(t.pause)
 }
 
+// finish ends it.
+func (t *retreat) finish(now time.Time) { t.on, t.end = false, now }
+
 // Deaf says whether servers grant what we ask for, again and again, and no data arrives at all: as where a switch or firewall drops
 // multicast. It ends with data, but not at once: the longer, the more often it came and went.
 func (r *Receiver) Deaf() bool { return r.deaf.on }
@@ -65,7 +68,7 @@ func (r *Receiver) endDeaf(now time.Time) {
 	if !r.deaf.on || !r.deafOver || now.Before(r.deaf.end) {
 		return
 	}
-	r.deaf.on, r.deaf.end = false, now
+	r.deaf.finish(now)
 	r.askAnew()
 }
 

@@ -30,7 +30,7 @@ func (r *Receiver) pace(now time.Time, p *replica, slow bool) {
 	case slow && !r.tooSlow.on:
 		r.tooSlow.begin(now, slowMin)
 	case r.tooSlow.on && !slices.ContainsFunc(r.replicas, func(p *replica) bool { return p.slow }):
-		r.tooSlow.on, r.tooSlow.end = false, now
+		r.tooSlow.finish(now)
 	}
 }
 
@@ -57,7 +57,7 @@ func (r *Receiver) late(now time.Time, p *replica, a *wire.Ack) {
 // endSlow ends that the Receiver is slow, so that its owner tries the group again.
 func (r *Receiver) endSlow(now time.Time) {
 	if r.away && r.tooSlow.on && !now.Before(r.tooSlow.end) {
-		r.tooSlow.on = false
+		r.tooSlow.finish(now)
 	}
 }
 
