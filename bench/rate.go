@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/dnbd/dnbd/e2e/lab"
@@ -104,6 +105,8 @@ func (n *network) copyOnAll(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	var reading sync.WaitGroup
+	defer reading.Wait()
 	defer data.Close()
 	for _, host := range n.Clients() {
 		p, err := n.start(ctx, host, n.rig.dnbd, n.rig.copyCommand()[1:]...)
@@ -114,7 +117,7 @@ func (n *network) copyOnAll(ctx context.Context) (stop func(), err error) {
 		clients = append(clients, p)
 	}
 	came := make(chan error, 1)
-	go func() {
+	reading.Go(func() {
 		const longest = 1000 // bytes that a server says to a group but data
 		b := make([]byte, 2*longest)
 		for {
@@ -123,7 +126,7 @@ func (n *network) copyOnAll(ctx context.Context) (stop func(), err error) {
 				return
 			}
 		}
-	}()
+	})
 	select {
 	case err = <-came:
 	case <-clients[0].done:

@@ -15,12 +15,8 @@ type resident struct {
 
 // newResident returns nil for what is not in a file.
 func newResident(d Device) *resident {
-	backed, _ := d.(Backed)
-	if backed == nil {
-		return nil
-	}
-	file, err := backed.Backing().SyscallConn()
-	if err != nil {
+	file := backing(d)
+	if file == nil {
 		return nil
 	}
 	return &resident{file: file}

@@ -46,13 +46,12 @@ type pipe struct {
 
 // newSplicer returns nil where data has to be copied.
 func newSplicer(d Device, conn net.Conn) *splicer {
-	backed, _ := d.(Backed)
 	local, _ := conn.(syscall.Conn)
-	if backed == nil || local == nil || conn.LocalAddr().Network() != "unix" {
+	if local == nil || conn.LocalAddr().Network() != "unix" {
 		return nil
 	}
-	file, err := backed.Backing().SyscallConn()
-	if err != nil {
+	file := backing(d)
+	if file == nil {
 		return nil
 	}
 	socket, err := local.SyscallConn()
@@ -61,6 +60,19 @@ func newSplicer(d Device, conn net.Conn) *splicer {
 	}
 	_, waits := conn.(*threadConn)
 	return &splicer{file: file, socket: socket, waits: waits}
+}
+
+// backing returns the file that d's bytes lie in, or nil when they do not.
+func backing(d Device) syscall.RawConn {
+	backed, _ := d.(Backed)
+	if backed == nil {
+		return nil
+	}
+	file, err := backed.Backing().SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return file
 }
 
 // close closes the pipes. Nobody may use one any more.

@@ -98,16 +98,10 @@ func (e *silentError) Error() string {
 
 // launch starts a process and listens to its notes until the last one. The process is gone when that fails.
 func launch(cmd *cobra.Command, child *exec.Cmd) (ready, error) {
-	notes, err := child.StdoutPipe()
-	if err == nil {
-		err = child.Start()
-	}
+	notes, unhook, err := startUntil(cmd.Context(), child)
 	if err != nil {
 		return ready{}, fmt.Errorf("start the process in the background: %w", err)
 	}
-	unhook := context.AfterFunc(cmd.Context(), func() {
-		_ = terminate(child.Process) // it fails when the process is gone already
-	})
 	defer unhook()
 	r, err := listenTo(notes, cmd.ErrOrStderr())
 	if err == nil {
@@ -121,6 +115,20 @@ func launch(cmd *cobra.Command, child *exec.Cmd) (ready, error) {
 		return ready{}, &silentError{ended}
 	}
 	return ready{}, err
+}
+
+// startUntil starts a process, whose standard output it returns, and tells it to stop when ctx ends, unless unhook was called before.
+func startUntil(ctx context.Context, child *exec.Cmd) (out io.Reader, unhook func() bool, err error) {
+	out, err = child.StdoutPipe()
+	if err == nil {
+		err = child.Start()
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return out, context.AfterFunc(ctx, func() {
+		_ = terminate(child.Process) // it fails when the process is gone already
+	}), nil
 }
 
 // listenTo reads notes until the last one, and passes on to w what the user is to read. The error is io.EOF when the

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -75,20 +74,14 @@ func (o *attachOptions) attachOnce(cmd *cobra.Command, tell bool) (attached bool
 	child := exec.Command("/proc/self/exe", o.args("--foreground")...)
 	child.Args[0] = os.Args[0] // systemd leaves those alone whose name begins with an @
 	child.Stderr = os.Stderr
-	out, err := child.StdoutPipe()
-	if err == nil {
-		err = child.Start()
-	}
+	out, unhook, err := startUntil(cmd.Context(), child)
 	if errors.Is(err, fs.ErrNotExist) { // the loader of shared libraries
 		err = fmt.Errorf("%w; this dnbd was built with cgo; build it with CGO_ENABLED=0", err)
 	}
 	if err != nil {
 		return false, fmt.Errorf("start it: %w", err)
 	}
-	stop := context.AfterFunc(cmd.Context(), func() {
-		_ = terminate(child.Process) // it fails when the process is gone already
-	})
-	defer stop()
+	defer unhook()
 	device, err := bufio.NewReader(out).ReadString('\n') // one line, or the end
 	attached = err == nil
 	if attached && tell {

@@ -20,17 +20,23 @@ import (
 // userland is the image of a Debian that scripts/build-userland.sh has made.
 func userland(t *testing.T) string {
 	t.Helper()
-	image, err := vm.Userland()
+	return prepared(t, "userland", "scripts/build-userland.sh", vm.Userland)
+}
+
+// prepared is the path of what a script has put there. The test is skipped where it has not, or fails when DNBD_REQUIRE=1.
+func prepared(t *testing.T, what, script string, where func() (string, error)) string {
+	t.Helper()
+	path, err := where()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(image); err != nil {
+	if _, err := os.Stat(path); err != nil {
 		if os.Getenv("DNBD_REQUIRE") == "1" {
-			t.Fatalf("DNBD_REQUIRE=1, and there is no userland: run scripts/build-userland.sh: %v", err)
+			t.Fatalf("DNBD_REQUIRE=1, and there is no %s: run %s: %v", what, script, err)
 		}
-		t.Skipf("there is no userland: run scripts/build-userland.sh: %v", err)
+		t.Skipf("there is no %s: run %s: %v", what, script, err)
 	}
-	return image
+	return path
 }
 
 // bootTime bounds a boot of Debian to its login, which takes half a minute when nothing else runs.

@@ -48,21 +48,10 @@ func offerBoot(t *testing.T, l *lab.Lab, host string, args ...string) {
 	}
 }
 
-// signedLoaders is the folder with boot loaders that are signed. The test is skipped where there is none, or fails when DNBD_REQUIRE=1.
+// signedLoaders is the folder with boot loaders that are signed.
 func signedLoaders(t *testing.T) string {
 	t.Helper()
-	dir, err := vm.SignedLoaders()
-	if err == nil {
-		_, err = os.Stat(dir)
-	}
-	if err == nil {
-		return dir
-	}
-	if os.Getenv("DNBD_REQUIRE") == "1" {
-		t.Fatalf("DNBD_REQUIRE=1, and there are no signed boot loaders: run scripts/fetch-kernels.sh: %v", err)
-	}
-	t.Skip(err)
-	return ""
+	return prepared(t, "folder of signed boot loaders", "scripts/fetch-kernels.sh", vm.SignedLoaders)
 }
 
 func TestAMachineWithNothingBoots(t *testing.T) {

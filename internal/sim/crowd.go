@@ -106,6 +106,8 @@ func (w *World) NewCrowd(image *Image, link Link, members int) *Crowd {
 	return c
 }
 
+func has(bits []uint64, i int) bool { return bits[i>>6]&(1<<(i&63)) != 0 }
+
 func set(bits []uint64, i int, on bool) {
 	if on {
 		bits[i>>6] |= 1 << (i & 63)

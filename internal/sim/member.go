@@ -62,9 +62,7 @@ func (c *Crowd) Join(window int) *Member {
 }
 
 // Has says whether the member has a block.
-func (m *Member) Has(block uint32) bool {
-	return m.crowd.has[block][m.index>>6]&(1<<(m.index&63)) != 0
-}
+func (m *Member) Has(block uint32) bool { return has(m.crowd.has[block], m.index) }
 
 // Read makes the member want blocks now.
 func (m *Member) Read(blocks []uint32) {
@@ -134,7 +132,7 @@ func (m *Member) look(all bool) {
 	c := m.crowd
 	for _, s := range c.order {
 		switch {
-		case s.ears[m.index>>6]&(1<<(m.index&63)) != 0:
+		case has(s.ears, m.index):
 			m.skim(s, &s.before)
 			m.take(s)
 		case all:
