@@ -20,8 +20,9 @@ var rate = scenario{
 	title: "the rate that the server finds by itself",
 	about: "No rate is set. The switch sends to two clients, which copy the image, at 100 Mbit/s or 1 Gbit/s, and keeps 1.5 MB or 50 ms " +
 		"waiting. *First second* is from the first data; *waiting* is the mean of what waits at the switch in the two seconds after it. With " +
-		"*a TCP flow* there is one client at 100 Mbit/s, to which another host sends as much as it can (the kernel's TCP, CUBIC), too; what it has of " +
-		"the link is counted over ten seconds, three after it began. Segmentation offload is off at 100 Mbit/s.",
+		"*a TCP flow* another host sends as much as it can to a client's port of 100 Mbit/s (the kernel's TCP, CUBIC), too; what it has of " +
+		"that is counted over ten seconds, three after it began. The client is alone, or another has a port of its own. Segmentation offload is off " +
+		"at 100 Mbit/s.",
 	run:     runRate,
 	timeout: 6 * time.Minute,
 }
@@ -40,8 +41,10 @@ func runRate(ctx context.Context, r *rig, s *section) error {
 				return fmt.Errorf("%s: %w", c.label, err)
 			}
 		}
-		if err := r.shareRate(ctx, s, path); err != nil {
-			return fmt.Errorf("beside TCP: %w", err)
+		for i, where := range []string{"the link", "one of two clients' ports"} {
+			if err := r.shareRate(ctx, s, path, i+1, where); err != nil {
+				return fmt.Errorf("beside TCP at %s: %w", where, err)
+			}
 		}
 	}
 	return nil
@@ -196,10 +199,10 @@ func (r *rig) findRate(ctx context.Context, s *section, path, label string, bits
 	return nil
 }
 
-// shareRate measures who has what of a link that is shared with TCP.
-func (r *rig) shareRate(ctx context.Context, s *section, path string) error {
+// shareRate measures who has what of the first client's port, which is shared with TCP.
+func (r *rig) shareRate(ctx context.Context, s *section, path string, clients int, where string) error {
 	const bits = 100_000_000
-	n, end, err := r.copying(ctx, path, 1, bits, bits/8/20)
+	n, end, err := r.copying(ctx, path, clients, bits, bits/8/20)
 	if err != nil {
 		return err
 	}
@@ -226,7 +229,7 @@ func (r *rig) shareRate(ctx context.Context, s *section, path string) error {
 		return err
 	}
 	link := float64(bits) / 8 * time.Since(began).Seconds()
-	s.add("a TCP flow's part of the link", "", tcp/link).must(atLeast(0.3, 0.5))
-	s.add("the group's part beside it", "", (float64(last-first)-tcp)/link)
+	s.add("a TCP flow's part of "+where, "", tcp/link).must(atLeast(0.3, 0.5))
+	s.add("the group's part of "+where, "", (float64(last-first)-tcp)/link)
 	return nil
 }

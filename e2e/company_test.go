@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -16,11 +17,20 @@ func TestAGroupAndTCPShareALink(t *testing.T) {
 		rate  = 50_000_000
 		queue = rate / 8 / 10 // 100 ms
 	)
-	for _, first := range []string{"TCP", "the group"} {
-		t.Run(first+" is first", func(t *testing.T) {
-			r := newRig(t, lab.Options{Servers: 2, Clients: 1, ClientRate: rate})
-			if err := r.lab.SetDownQueue("c1", queue); err != nil {
-				t.Fatal(err)
+	for _, c := range []struct {
+		first   string
+		clients int // each with a port of its own; TCP shares that of the first
+	}{
+		{"TCP", 1},
+		{"the group", 1},
+		{"the group", 2},
+	} {
+		t.Run(fmt.Sprintf("%s is first, %d clients", c.first, c.clients), func(t *testing.T) {
+			r := newRig(t, lab.Options{Servers: 2, Clients: c.clients, ClientRate: rate})
+			for _, host := range r.lab.Clients() {
+				if err := r.lab.SetDownQueue(host, queue); err != nil {
+					t.Fatal(err)
+				}
 			}
 			for _, s := range r.lab.Servers() {
 				if err := r.lab.GSO(s, false); err != nil {
@@ -45,12 +55,15 @@ func TestAGroupAndTCPShareALink(t *testing.T) {
 				}
 				t.Cleanup(flow.Close)
 			}
-			if first == "TCP" {
+			if c.first == "TCP" {
 				start()
 				fill(4 * mib)
 			}
 			copying := r.dnbd("c1", "copy", "film32768", r.path("copy"))
-			if first != "TCP" {
+			for _, host := range r.lab.Clients()[1:] {
+				r.dnbd(host, "copy", "film32768", r.path(host))
+			}
+			if c.first != "TCP" {
 				fill(4 * mib)
 				start()
 			}
