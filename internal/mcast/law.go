@@ -7,7 +7,8 @@ import (
 )
 
 // The rate law, as long as the operator has not set a rate. What it looks at is the median of what the receivers report, which is what
-// keeps one bad receiver from holding the others.
+// keeps one bad receiver from holding the others; of two the worse one, as nobody can say which of them is the exception, but for one that
+// gets hardly more than half of what the other does.
 //
 //   - It starts by doubling, and then holds the queue at the bottleneck at queueTarget: it grows while the queue is shorter and drops
 //     below what arrives when it is longer (the idea of LEDBAT, RFC 6817, with the rate of arrival of BBR instead of a window).
@@ -33,8 +34,12 @@ const (
 	mostUsual    = 0.5                    // loss: no medium is as bad, and parity would not help
 	mostGrowth   = 0.5                    // in one step, once a limit was seen
 	aloneTime    = time.Second            // in which a queue of ours alone drains
+	tooLittle    = 1 - slowLoss           // of what the other one of two gets: who gets less is slow
+	mostVoters   = 16                     // more clients than that a step need not wait for
+	voteAge      = 500 * time.Millisecond // how long it waits for one that has fallen silent
 	collapseSpan = 96                     // symbols that must be reported for more than that to count at once
 	mostNoise    = 0.08                   // variation of the loss that may be the medium's
+	chance       = 3                      // standard deviations
 	slack        = 0.95                   // of what got through: the path's queue must drain
 	segment      = 1514 * 8               // bits of a packet of the TCP that we do as
 )
@@ -46,9 +51,12 @@ type law struct {
 	limited  bool    // the bucket, not the lack of work, held the sender since the last step
 	steps    int     // so far
 	stepped  time.Time
-	samples  []sample // one of each client
-	reports  int      // that they come from
+	samples  []sample  // one of each client
+	reports  int       // that they come from
+	heard    int       // clients that told of anything since the last step, be it of what was sent before it
+	majority time.Time // when there were samples of more than half; zero before that
 
+	course   course        // of the median
 	over     time.Time     // since when the queue is longer than it should be; zero while it is not
 	patient  time.Duration // how long that may be before others must be the cause
 	drained  float64       // rate when it is gone
@@ -77,19 +85,45 @@ type law struct {
 
 func newLaw() law { return law{rate: startRate, starting: true, speed: 1} }
 
+// hear takes in that a client told of what was sent before the last step only: of the rate since then it has not heard anything.
+func (l *law) hear(r *report) {
+	if r.heard != l.steps+1 {
+		r.heard = l.steps + 1
+		l.heard++
+	}
+}
+
 // sample takes in what one of so many clients told of a stretch that was sent after the last step, when trains took as long as that.
+//
+// The step waits for all of them, but no longer than twice the time in which more than half told, and in the end for as many reports as they
+// are. Those that have told nothing by then are taken for worse than the others, except in the end: a queue is in their way.
 func (l *law) sample(now time.Time, s sample, clients int, train time.Duration) {
+	l.hear(s.of)
 	l.take(s)
-	if now.Sub(l.stepped) < ratePeriod || l.reports < min(clients, 16) {
+	l.reports++
+	voters := max(l.heard, min(clients, mostVoters))
+	if now.Sub(l.stepped) > voteAge && l.reports >= min(clients, mostVoters) {
+		voters = len(l.samples) // some are silent
+	}
+	if len(l.samples) <= voters/2 {
 		return
 	}
-	m := l.median()
+	if l.majority.IsZero() {
+		l.majority = now
+	}
+	if now.Sub(l.stepped) < ratePeriod || len(l.samples) < voters && now.Sub(l.majority) < l.majority.Sub(l.stepped) {
+		return
+	}
+	if voters == 2 {
+		l.pair()
+	}
+	m := l.median(voters / 2)
+	l.course.note(m)
 	target := queueTarget + train
 	l.relax = time.Time{}
 
 	excess := m.loss - l.usual
-	// A loss counted over so many symbols has this standard deviation, or a larger one where losses come in rows. Three of them are chance.
-	deviation := max(math.Sqrt(m.loss*(1-m.loss)/float64(m.symbols)), 1.25*l.noise)
+	deviation := l.deviation(m.loss, m.symbols)
 	standing := m.queue > target/4
 	if l.standing = standing && l.standing; m.arrival == 0 {
 		// Nothing is known of what passes.
@@ -100,7 +134,7 @@ func (l *law) sample(now time.Time, s sample, clients int, train time.Duration) 
 		l.standing, l.passing = true, l.through(m)
 	}
 	collapse := m.loss > mostUsual && m.symbols >= collapseSpan
-	if excess <= congested+3*deviation && !collapse {
+	if excess <= congested+chance*deviation && !collapse {
 		l.alarms = 0
 	} else {
 		l.alarms++
@@ -138,7 +172,7 @@ func (l *law) sample(now time.Time, s sample, clients int, train time.Duration) 
 		l.over = time.Time{}
 	}
 	l.rate = min(max(l.rate, minRate), maxRate)
-	l.samples, l.reports = l.samples[:0], 0
+	l.samples, l.reports, l.heard, l.majority = l.samples[:0], 0, 0, time.Time{}
 	l.limited = false
 	l.stepped = now
 	l.steps++
@@ -146,9 +180,8 @@ func (l *law) sample(now time.Time, s sample, clients int, train time.Duration) 
 
 // take puts a sample with the others. Each client has one, however often it reports: else one that asks again and again had most of them.
 func (l *law) take(s sample) {
-	l.reports++
 	for i := range l.samples {
-		if old := &l.samples[i]; old.of == s.of && s.of != nil {
+		if old := &l.samples[i]; old.of == s.of {
 			lost := old.loss*float64(old.symbols) + s.loss*float64(s.symbols)
 			s.symbols += old.symbols
 			s.loss = lost / float64(s.symbols)
@@ -159,6 +192,11 @@ func (l *law) take(s sample) {
 	l.samples = append(l.samples, s)
 }
 
+// deviation is the standard deviation of a loss that is counted over so many symbols, or a larger one where losses come in rows.
+func (l *law) deviation(loss float64, symbols int) float64 {
+	return max(math.Sqrt(loss*(1-loss)/float64(symbols)), 1.25*l.noise)
+}
+
 // learn takes in how much the loss varies by itself: what is lost at a queue does not count.
 func (l *law) learn(excess float64, standing bool) {
 	if !standing {
@@ -166,8 +204,19 @@ func (l *law) learn(excess float64, standing bool) {
 	}
 }
 
-// median is what the median client tells, of each thing for itself; symbols are those of all.
-func (l *law) median() sample {
+// pair leaves out the worse one of two that gets much less than the other: it is slow, and that will be known soon.
+func (l *law) pair() {
+	a, b := l.samples[0].arrival, l.samples[1].arrival
+	switch least := tooLittle * max(a, b); {
+	case a > 0 && a < least:
+		l.samples = l.samples[1:]
+	case b > 0 && b < least:
+		l.samples = l.samples[:1]
+	}
+}
+
+// median is what the median client tells, of each thing for itself, the worse one of two: so many do better. Symbols are those of all.
+func (l *law) median(better int) sample {
 	var m sample
 	var loss, arrival []float64
 	var delay, queue []time.Duration
@@ -182,15 +231,15 @@ func (l *law) median() sample {
 		}
 	}
 	slices.Sort(loss)
-	m.loss = loss[len(loss)/2]
+	m.loss = loss[min(better, len(loss)-1)]
 	if n := len(arrival); n > 0 {
 		slices.Sort(arrival)
-		m.arrival = arrival[n/2]
+		m.arrival = arrival[max(n-1-better, 0)]
 	}
 	if n := len(delay); n > 0 {
 		slices.Sort(delay)
 		slices.Sort(queue)
-		m.delay, m.queue = delay[n/2], queue[n/2]
+		m.delay, m.queue = delay[min(better, n-1)], queue[min(better, n-1)]
 	}
 	return m
 }
@@ -224,7 +273,7 @@ func (l *law) grow(now time.Time, m sample, target time.Duration) {
 // through is what passes the bottleneck, when there is a queue at it.
 func (l *law) through(m sample) float64 {
 	if m.arrival == 0 {
-		return l.rate
+		return l.rate * min((1-m.loss)/(1-l.usual), 1)
 	}
 	return m.arrival / (1 - l.usual)
 }
@@ -281,8 +330,7 @@ func (l *law) share(now time.Time, m sample) {
 	if !l.limited {
 		l.since = l.since.Add(now.Sub(l.stepped)) // it does not grow by what it does not use
 	}
-	deviation := max(math.Sqrt(l.usual*(1-l.usual)/float64(m.symbols)), 1.25*l.noise)
-	if m.loss > l.usual+3*deviation {
+	if m.loss > l.usual+chance*l.deviation(l.usual, m.symbols) {
 		if l.since, l.rtt = now, m.delay; l.rate < l.most {
 			l.most = l.rate * (1 + beta) / 2 // another grows: it gets room
 		} else {

@@ -15,6 +15,7 @@ type path struct {
 	rng      *rand.Rand
 	capacity float64   // bits a second, 0 for no limit
 	loss     []float64 // of each client
+	reports  []report  // the same
 }
 
 // drive lets time pass and returns the mean rate, and the mean loss that the first client saw, in the last half of it.
@@ -38,7 +39,7 @@ func (q *path) drive(d time.Duration) (rate, loss float64) {
 					lost++
 				}
 			}
-			s := sample{symbols: max(min(symbols, 2000), 1)}
+			s := sample{of: &q.reports[i], symbols: max(min(symbols, 2000), 1)}
 			s.loss = float64(lost) / float64(s.symbols)
 			if i == 0 && 2*q.now.Sub(end) > -d {
 				rate += q.p.rate
@@ -52,7 +53,9 @@ func (q *path) drive(d time.Duration) (rate, loss float64) {
 }
 
 func newPath(seed uint64, capacity float64, loss ...float64) *path {
-	return &path{p: newPacer(0), now: epoch, rng: rand.New(rand.NewPCG(seed, 6)), capacity: capacity, loss: loss}
+	return &path{
+		p: newPacer(0), now: epoch, rng: rand.New(rand.NewPCG(seed, 6)), capacity: capacity, loss: loss, reports: make([]report, len(loss)),
+	}
 }
 
 func TestTheRateGrowsWhileNothingIsLost(t *testing.T) {
@@ -66,7 +69,7 @@ func TestTheRateDoesNotGrowWhileTheSenderHasTooLittleToSend(t *testing.T) {
 	p := newPacer(0)
 	for i := range 100 {
 		now := epoch.Add(time.Duration(i) * ratePeriod)
-		p.sample(now, sample{symbols: 300}, 1)
+		p.sample(now, sample{of: &report{}, symbols: 300}, 1)
 	}
 	if p.rate != startRate {
 		t.Errorf("%.3g bit/s", p.rate)
@@ -113,6 +116,67 @@ func TestOneBadClientDoesNotHoldTheOthers(t *testing.T) {
 	q := newPath(1, 0, 0, 0, 0, 0, 0.9)
 	if rate, _ := q.drive(2 * time.Second); rate < maxRate/10 {
 		t.Errorf("%.3g bit/s", rate)
+	}
+}
+
+// told lets clients tell of a stretch each, one after the other, and returns whether the rate made a step.
+func told(p *pacer, now time.Time, samples ...sample) bool {
+	before := p.steps
+	for _, s := range samples {
+		p.limited = true
+		p.sample(now, s, len(samples))
+	}
+	return p.steps > before
+}
+
+func TestOfTwoClientsTheWorseCountsUnlessItIsSlow(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		arrival float64       // of the worse one, where the other gets 1e8 bits a second
+		queue   time.Duration // in its way
+		lower   bool
+	}{
+		{"a queue at one", 0.8e8, 40 * time.Millisecond, true},
+		{"no queue", 1e8, 0, false},
+		{"one gets hardly half", 0.5e8, 40 * time.Millisecond, false},
+	} {
+		p, reports := newPacer(0), [2]report{}
+		told(p, epoch.Add(ratePeriod),
+			sample{of: &reports[0], symbols: 100, arrival: 1e8, delay: time.Millisecond},
+			sample{of: &reports[1], symbols: 100, arrival: c.arrival, delay: c.queue + time.Millisecond, queue: c.queue})
+		if lower := p.rate < startRate; lower != c.lower {
+			t.Errorf("%s: the rate is %.3g bit/s", c.name, p.rate)
+		}
+	}
+}
+
+// Whoever has a queue in his way tells of it later than the others tell that they have none.
+func TestTheRateWaitsForWhoHasAQueueInHisWay(t *testing.T) {
+	p, reports := newPacer(0), [3]report{}
+	now := epoch
+	fast := func(i int) sample { return sample{of: &reports[i], symbols: 100} }
+	if now = now.Add(ratePeriod); !told(p, now, fast(0), fast(1), fast(2)) {
+		t.Fatal("no step when all have told")
+	}
+	now = now.Add(20 * time.Millisecond)
+	p.hear(&reports[1])
+	p.hear(&reports[2])
+	for range 5 {
+		if told(p, now, fast(0)) {
+			t.Error("a step when one of three has told")
+		}
+		now = now.Add(ratePeriod)
+	}
+	if told(p, now, fast(1)) {
+		t.Error("a step as soon as two of three have told")
+	}
+	if now = now.Add(20*time.Millisecond + 5*ratePeriod); !told(p, now, fast(0)) {
+		t.Error("no step when the third has not told for as long again")
+	}
+	p.hear(&reports[0])
+	p.hear(&reports[1])
+	if now = now.Add(voteAge + 1); !told(p, now, fast(0)) {
+		t.Error("no step when the others have fallen silent")
 	}
 }
 

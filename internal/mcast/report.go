@@ -32,6 +32,7 @@ type report struct {
 	delay    time.Duration // at that time; 0 if it is not known
 	floor    floor
 	lag      lag
+	heard    int // step of the rate that it is counted for
 }
 
 // sample is what a client's report says of a stretch of a stream.
@@ -42,7 +43,8 @@ type sample struct {
 	loss    float64
 	arrival float64       // symbols a second that arrived, 0 if it is not known or the server had nothing to send meanwhile
 	delay   time.Duration // from when its last symbol was sent until we heard that it arrived, 0 if it is not known
-	queue   time.Duration // by how much that is more than the least of late
+	queue   time.Duration // by how much that is more than the least of late, and more than a local network's
+	wait    time.Duration // by how much it is more than the least
 }
 
 // update takes a client's report in, which arrived before now. The symbol with the number that it has seen was sent at a time, zero if that is not known. It
@@ -78,6 +80,7 @@ func (r *report) update(now, arrived time.Time, w *wire.Want, sent time.Time, re
 	if delay > 0 && r.delay > 0 {
 		// The lesser of two: a pause of its process is no queue.
 		s.delay = min(delay, r.delay)
+		s.wait = s.delay - r.floor.least()
 		s.queue = s.delay - min(r.floor.least(), longestPath)
 	}
 	note()

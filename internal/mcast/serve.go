@@ -149,12 +149,43 @@ func (s *Sender) hear(now, arrived time.Time, p *peer, e *export, w *wire.Want) 
 		p.reports[w.Handle] = r
 	}
 	if sample, ok := r.update(now, arrived, w, e.departed(w.Seen), s.pace.actual.rested(now)); ok {
-		r.lag.note(now, sample, func() bool { return !p.company.alone && e.census.fine(now, s.sched.peers, w.Handle) })
+		median := &s.pace.course
+		others := func() census {
+			e.census.look(now, s.sched.peers, w.Handle, median)
+			return e.census
+		}
+		if p.company.alone {
+			median = nil
+		}
+		r.lag.note(now, sample, median, others)
 		sample.arrival *= float64(e.layout(0).size+wire.DataHeaderSize+frameOverhead) * 8
-		if !r.lag.slow && sample.after >= e.pacedFrom(s.pace) { // else it speaks of another rate: what waits in the path's queues was sent before
-			s.pace.sample(now, sample, s.sched.live)
+		switch from := e.pacedFrom(s.pace); {
+		case r.lag.slow.on:
+		case sample.after >= from: // else it speaks of another rate: what waits in the path's queues was sent before
+			s.pace.sample(now, sample, s.voters(now))
+		case w.Seen <= from:
+			s.pace.hear(r)
 		}
 	}
+}
+
+// voters is how many have a say in the rate: who keeps up and has told of something lately. Of many it is not known exactly.
+func (s *Sender) voters(now time.Time) int {
+	if s.sched.live > mostVoters {
+		return mostVoters
+	}
+	n := 0
+	for _, p := range s.sched.peers {
+		if p == nil {
+			continue
+		}
+		for _, r := range p.reports {
+			if !r.lag.slow.on && now.Sub(r.at) <= voteAge {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // request takes in that p wants a block, and counts in ack what becomes of it. It returns false if it is more than p's ration.

@@ -64,6 +64,42 @@ func TestAClientIsToldThatItIsSlowWhenMostOthersAreNot(t *testing.T) {
 	}
 }
 
+func TestAClientIsToldThatItsPortIsFullWhenThoseOfMostOthersAreNot(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		loss   float64
+		queue  time.Duration
+		median course
+		few    bool // of whom this is so
+		rests  bool // the server
+		want   bool
+	}{
+		{"a long queue, and a few losses", 0.001, 40 * time.Millisecond, course{true, 0, 8 * time.Millisecond}, true, false, true},
+		{"many have it", 0.001, 40 * time.Millisecond, course{true, 0, 8 * time.Millisecond}, false, false, false},
+		{"the median has it, too", 0.01, 40 * time.Millisecond, course{true, 0.01, 40 * time.Millisecond}, true, false, false},
+		{"a short queue, and losses", 0.05, 4 * time.Millisecond, course{true, 0.01, 4 * time.Millisecond}, true, false, true},
+		{"a short queue", 0.01, 4 * time.Millisecond, course{true, 0.01, 0}, true, false, false},
+		{"a bad medium", 0.3, 0, course{true, 0, 0}, true, false, false},
+		{"nothing is known of the median", 0.05, 40 * time.Millisecond, course{}, true, false, false},
+		{"the server rests", 0.001, 40 * time.Millisecond, course{true, 0, 8 * time.Millisecond}, true, true, false},
+	} {
+		var l lag
+		s := sample{symbols: 100, loss: c.loss, delay: c.queue + 1, wait: c.queue}
+		if !c.rests {
+			s.arrival = 1e8
+		}
+		for at := time.Duration(0); at <= 2*slowTime; at += 20 * time.Millisecond {
+			l.note(epoch.Add(at), s, &c.median, func() census { return census{fine: true, few: c.few} })
+			if at < slowTime && l.crowded.on {
+				t.Fatalf("%s: told after %v", c.name, at)
+			}
+		}
+		if l.crowded.on != c.want || l.slow.on {
+			t.Errorf("%s: told that it is %v, want %v; slow %v", c.name, l.crowded.on, c.want, l.slow.on)
+		}
+	}
+}
+
 func TestAShortTroubleDoesNotMakeAClientSlow(t *testing.T) {
 	c := newAudience()
 	c.report(t, time.Second, 0, 0, 0)

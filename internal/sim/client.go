@@ -30,6 +30,8 @@ type Client struct {
 	wakeAt  time.Time
 	unicast *Server        // what NBD would be to a real client
 	getting map[uint32]int // blocks asked for there, with the bytes that are to come
+	stream  *TCP           // that they come by, nil for the way of SendStream
+	coming  []passage      // by that, in order
 	Fetched int            // blocks that came from there
 	away    bool           // it has left the data groups, because they are too fast
 	Leaves  int            // how often it has
@@ -42,8 +44,30 @@ const (
 	unicastDepth = 8 // blocks asked for at a time
 )
 
-// ReadFrom lets the client read by unicast from a server, as a real one does over NBD.
-func (c *Client) ReadFrom(s *Server) { c.unicast, c.getting = s, map[uint32]int{} }
+// passage is a block and where it ends in a stream.
+type passage struct {
+	block uint32
+	end   uint64
+}
+
+// ReadFrom lets the client read by unicast from a server, as a real one does over NBD. Behind a trunk the blocks come by TCP, from a
+// port of the server's own for that, and questions take no time.
+func (c *Client) ReadFrom(s *Server) {
+	c.unicast, c.getting = s, map[uint32]int{}
+	if c.Link.Trunk != nil {
+		c.stream = c.world.connect(s.Link, Link{Delay: c.Link.Delay, Trunk: c.Link.Trunk}, c.streamed)
+		c.stream.careful = true
+	}
+}
+
+// streamed takes in that more has come by TCP.
+func (c *Client) streamed() {
+	for len(c.coming) > 0 && c.stream.Delivered >= c.coming[0].end {
+		c.supply(c.coming[0].block)
+		c.coming = c.coming[1:]
+	}
+	c.pump()
+}
 
 // fetch asks for what the Receiver leaves to its owner.
 func (c *Client) fetch() {
@@ -66,6 +90,11 @@ func (c *Client) fetch() {
 	can := func(block uint32) bool { return c.getting[block] == 0 }
 	for _, block := range c.Receiver.Lacking(unicastDepth-len(c.getting), can) {
 		c.getting[block] = c.image.Len(block)
+		if c.stream != nil {
+			c.stream.offer(uint64(c.image.Len(block)))
+			c.coming = append(c.coming, passage{block, c.stream.offered})
+			continue
+		}
 		c.SendStream(c.unicast.Addr, binary.BigEndian.AppendUint32([]byte{unicastMark}, block))
 	}
 }
@@ -76,6 +105,11 @@ func (c *Client) fetched(data []byte) {
 	if c.getting[block] -= len(data) - 5; c.getting[block] > 0 {
 		return
 	}
+	c.supply(block)
+}
+
+// supply takes in a block that came by unicast.
+func (c *Client) supply(block uint32) {
 	delete(c.getting, block)
 	c.Fetched++
 	c.Receiver.Supply(block)
