@@ -55,7 +55,7 @@ func (s *Server) Start(id uint16, rate uint64) {
 	s.held, s.from, s.read = nil, nil, nil
 	s.Sender = mcast.NewSender(mcast.SenderConfig{
 		Server: id, Epoch: s.world.Rand.Uint32(), Secret: [32]byte{byte(id)}, Group: Group,
-		MaxPayload: 1472, Rate: rate, Coder: s.image.coder,
+		MaxPayload: maxPayload, Rate: rate, Coder: s.image.coder,
 	})
 	s.Sender.Add(s.image.export())
 	s.world.After(0, s.pump)
@@ -194,4 +194,13 @@ func (s *Server) wake(at time.Time) {
 			s.pump()
 		}
 	})
+}
+
+// maxPayload is what an Ethernet frame has room for: symbols and their headers.
+const maxPayload = 1472
+
+// symbolsOf is how many symbols a server cuts a block of so many bytes into.
+func symbolsOf(length int) int {
+	const symbol = maxPayload - wire.DataHeaderSize
+	return (length + symbol - 1) / symbol
 }

@@ -27,6 +27,9 @@ type StormReport struct {
 	Trace     int                 // reads of each client
 	Unique    int                 // bytes of the blocks that a boot needs
 	Sent      float64             // bytes of all data datagrams on the wire
+	Blocks    float64             // of them, bytes of blocks that were sent whole
+	Parity    float64             // bytes of symbols of parity that went with these
+	Repairs   float64             // bytes of those that were asked for
 	Control   float64             // bytes of all others on the wire, both ways
 	Kinds     map[string]*Traffic // what these are
 	Packets   float64             // control datagrams that a client sent in a second
@@ -144,8 +147,14 @@ func (r *StormReport) measure(servers []*Server, crowd *Crowd) {
 		r.Unique += r.image.Len(b)
 	}
 	for _, s := range servers {
-		data := float64(s.Sender.Stats().Bytes)
+		st := s.Sender.Stats()
+		data := float64(st.Bytes)
 		r.Sent += data
+		length := r.image.Len(0)
+		symbol := float64(length) / float64(symbolsOf(length))
+		r.Blocks += symbol * float64(st.Symbols-st.Parity-st.Repairs)
+		r.Parity += symbol * float64(st.Parity)
+		r.Repairs += symbol * float64(st.Repairs)
 		r.Control += float64(s.SentBytes) - data
 	}
 	var boots, waits []time.Duration
@@ -187,6 +196,29 @@ func (s *Storm) joins(i int) time.Duration {
 // logarithm of how many join while one runs, and not 1).
 func (r *StormReport) LeastToSend(like *StormReport) float64 {
 	least := 0.0
+	r.sendings(like, func(length, _ int) { least += float64(length) })
+	return least
+}
+
+// LeastWithLoss is LeastToSend where each client loses as many datagrams as here, with the best code there is: what a block is sent in has
+// to go on until whoever loses most of all that it is sent for has as many symbols as make the block.
+func (r *StormReport) LeastWithLoss(like *StormReport) float64 {
+	least := 0.0
+	type group struct{ length, clients int }
+	expected := map[group]float64{}
+	r.sendings(like, func(length, clients int) {
+		g := group{length, clients}
+		if _, ok := expected[g]; !ok {
+			k := symbolsOf(length)
+			expected[g] = float64(length) / float64(k) * expectedSymbols(k, clients, r.Loss)
+		}
+		least += expected[g]
+	})
+	return least
+}
+
+// sendings calls each with the length of each block as often as it has to be sent, and how many clients that is for.
+func (r *StormReport) sendings(like *StormReport, each func(length, clients int)) {
 	type stay struct{ from, to time.Duration }
 	stays := make([]stay, r.Clients)
 	for n, block := range r.trace.Blocks {
@@ -195,13 +227,34 @@ func (r *StormReport) LeastToSend(like *StormReport) float64 {
 			stays[i] = stay{from, from + like.replays[i%len(like.replays)].Used[n]}
 		}
 		slices.SortFunc(stays, func(a, b stay) int { return cmp.Compare(a.to, b.to) })
-		sent := time.Duration(-1)
+		sent, clients := time.Duration(-1), 0
 		for _, s := range stays {
 			if s.from > sent {
-				sent = s.to
-				least += float64(r.image.Len(block))
+				if clients > 0 {
+					each(r.image.Len(block), clients)
+				}
+				sent, clients = s.to, 0
 			}
+			clients++
 		}
+		each(r.image.Len(block), clients)
 	}
-	return least
+}
+
+// expectedSymbols is how many symbols have to be sent on average until each of n clients has got k, of which each loses the part loss.
+func expectedSymbols(k, n int, loss float64) float64 {
+	expected := float64(k)
+	for sent := k; ; sent++ {
+		// Whether one client has got enough: it has lost no more than what is over.
+		enough, exactly := 0.0, math.Pow(1-loss, float64(sent))
+		for lost := range sent - k + 1 {
+			enough += exactly
+			exactly *= float64(sent-lost) / float64(lost+1) * loss / (1 - loss)
+		}
+		more := 1 - math.Pow(min(enough, 1), float64(n))
+		if more < 1e-9 {
+			return expected
+		}
+		expected += more
+	}
 }

@@ -59,7 +59,15 @@ func run(s sim.Storm) error {
 	row("data sent, MB", func(r *sim.StormReport) string { return fmt.Sprintf("%.1f", r.Sent/1e6) })
 	row("  over unique bytes read", func(r *sim.StormReport) string { return fmt.Sprintf("%.2f", r.Sent/unique) })
 	fmt.Fprintf(w, "  over the least that any server has to send\t\t%.2f\n", all.Sent/all.LeastToSend(all))
-	fmt.Fprintf(w, "  and if all wait as one alone does\t\t%.2f\n", all.Sent/all.LeastToSend(alone))
+	fmt.Fprintf(w, "    with the loss that there is\t\t%.2f\n", all.Sent/all.LeastWithLoss(all))
+	fmt.Fprintf(w, "    and if all wait as one alone does, without loss\t\t%.2f\n", all.Sent/all.LeastToSend(alone))
+	fmt.Fprintf(w, "  blocks, over that least\t\t%.2f\n", all.Blocks/all.LeastToSend(all))
+	share := func(what string, f func(r *sim.StormReport) float64) {
+		row("  "+what+", over the blocks", func(r *sim.StormReport) string { return fmt.Sprintf("%.1f %%", 100*f(r)/r.Blocks) })
+	}
+	share("parity unasked", func(r *sim.StormReport) float64 { return r.Parity })
+	share("repairs", func(r *sim.StormReport) float64 { return r.Repairs })
+	share("headers", func(r *sim.StormReport) float64 { return r.Sent - r.Blocks - r.Parity - r.Repairs })
 	row("control over data", func(r *sim.StormReport) string { return fmt.Sprintf("%.2f %%", 100*r.Control/r.Sent) })
 	for _, kind := range slices.Sorted(maps.Keys(all.Kinds)) {
 		row("  "+kind, func(r *sim.StormReport) string {
