@@ -176,7 +176,7 @@ func (s *Sender) begin(now time.Time) {
 	last.before, last.end, last.repair = last.end, e.seq+uint64(len(j.symbols)), fresh
 	last.parity += fresh
 	if j.whole {
-		last.repair, last.parity, last.lacked = 0, fresh, lacked
+		last.repair, last.parity, last.lacked, last.whole = 0, fresh, lacked, now
 	}
 	e.remember(j.key.block, last)
 	e.tailAt = time.Time{}

@@ -164,7 +164,7 @@ func (s *Sender) check(now time.Time) error {
 		var queued [wire.Classes]int
 		for block, j := range e.wanted {
 			queued[j.class] += j.symbolsLeft()
-			if j.state != jobQueued {
+			if !j.waits() {
 				ahead++
 				aheadBytes += e.Length(block)
 			}
@@ -191,7 +191,7 @@ func (s *Sender) check(now time.Time) error {
 		queued := 0
 		for _, e := range s.exports {
 			for _, j := range e.wanted {
-				if j.state == jobQueued && j.wanters.has(slot) {
+				if j.waits() && j.wanters.has(slot) {
 					queued++
 				}
 			}

@@ -27,6 +27,7 @@ const (
 	jobLoading                 // its bytes are being read
 	jobReady                   // its bytes are here
 	jobSending                 // some of its symbols are out
+	jobHeld                    // not in its turn yet, see Sender.hold
 )
 
 type jobKey struct {
@@ -46,10 +47,14 @@ type job struct {
 	wanters bitset // slots of the peers that want it
 	data    []byte
 
-	symbols []int    // indexes to be sent, once state is jobSending
-	parity  [][]byte // the last len(parity) of symbols
-	next    int      // in symbols
+	symbols []int     // indexes to be sent, once state is jobSending
+	parity  [][]byte  // the last len(parity) of symbols
+	until   time.Time // while state is jobHeld
+	next    int       // in symbols
 }
+
+// waits says whether nothing of the job has been done.
+func (j *job) waits() bool { return j.state == jobQueued || j.state == jobHeld }
 
 // widen takes in that a client lacks need symbols of each generation, or with 0 the whole block.
 func (j *job) widen(need uint16) {

@@ -87,12 +87,13 @@ type transmission struct {
 
 // sent is the last transmission of a block.
 type sent struct {
-	end        uint64 // sequence number of its last symbol
-	before     uint64 // and of the transmission before it
-	repair     int    // symbols of each generation, all of them fresh; 0 if it was the whole block
-	nextParity int    // symbols of parity used so far, for each generation
-	parity     int    // and since the whole block was sent last
-	lacked     int    // see lack, for the time before that
+	end        uint64    // sequence number of its last symbol
+	before     uint64    // and of the transmission before it
+	repair     int       // symbols of each generation, all of them fresh; 0 if it was the whole block
+	nextParity int       // symbols of parity used so far, for each generation
+	parity     int       // and since the whole block was sent last
+	lacked     int       // see lack, for the time before that
+	whole      time.Time // when the whole block was sent last
 }
 
 // short is how many symbols of each generation a client will lack still when this has reached it, which lacked need when it had heard the
@@ -197,6 +198,8 @@ type Sender struct {
 	sweepAt    time.Time
 	roomAt     time.Time // no client has been quiet for quietAge before
 	room       int       // jobs that may still be queued, while a WANT is taken in
+	holds      bool      // one of its blocks is held
+	held       []*job    // in the order in which they are to be queued, with some that were given up
 
 	packets  []Packet
 	loads    []Load
@@ -402,6 +405,7 @@ func (s *Sender) Tick(now time.Time) {
 			}
 		}
 	}
+	s.unhold(now)
 	s.fill()
 }
 
@@ -414,7 +418,7 @@ func (s *Sender) forget(p *peer) {
 		e := s.exports[handle]
 		var blocks []uint32
 		for block, j := range e.wanted {
-			if j.state == jobQueued && j.wanters.has(p.slot) {
+			if j.waits() && j.wanters.has(p.slot) {
 				blocks = append(blocks, block)
 			}
 		}
@@ -470,6 +474,9 @@ func (s *Sender) Next(now time.Time) time.Time {
 		if t := s.exports[handle].tailAt; !t.IsZero() && t.Before(next) {
 			next = t
 		}
+	}
+	if len(s.held) > 0 && s.held[0].until.Before(next) {
+		next = s.held[0].until
 	}
 	if s.hasReady() {
 		if _, at := s.pace.ready(now); at.Before(next) {

@@ -63,6 +63,7 @@ func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byt
 	left := maxQueued   // blocks: no datagram keeps the server busy with more
 	asks, refused := false, false
 	s.room = maxJobs - s.jobs()
+	s.holds = false
 	for _, r := range w.Ranges {
 		n := min(int(r.Count), left)
 		left -= n
@@ -71,7 +72,7 @@ func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byt
 				e.uses.wanted(now, p, r.Block+i, r.Priority, r.Priority == wire.Note && r.Need == wire.NoteOverheard)
 			}
 			if r.Priority != wire.Note {
-				refused = !s.request(p, e, r.Block+i, r, &ack) || refused
+				refused = !s.request(now, p, e, r.Block+i, r, &ack) || refused
 			}
 		}
 		if r.Priority != wire.Note {
@@ -93,6 +94,9 @@ func (s *Sender) handleWant(now, arrived time.Time, from netip.AddrPort, b []byt
 			// What is less urgent goes out while it is read from the disk: the rest of one block, and one more. But a horizon that the stream
 			// does not come to, where nothing follows, hides that all of a repair was lost.
 			n = min(n+2*e.layout(0).k, e.ahead(wire.Bulk))
+		}
+		if s.holds {
+			n += int(s.pace.expected() * repeatPause.Seconds() / 8 / float64(s.cfg.MaxPayload+frameOverhead))
 		}
 		ack.Horizon = e.seq + uint64(n)
 	case refused && ack.InFlight == 0:
@@ -189,7 +193,7 @@ func (s *Sender) voters(now time.Time) int {
 }
 
 // request takes in that p wants a block, and counts in ack what becomes of it. It returns false if it is more than p's ration.
-func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wire.Ack) bool {
+func (s *Sender) request(now time.Time, p *peer, e *export, block uint32, r wire.Range, ack *wire.Ack) bool {
 	w, last := &s.want, e.sent[block]
 	crossed := w.Joined && w.Seen < last.end
 	if crossed {
@@ -206,6 +210,7 @@ func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wi
 		ok := s.afford(p, e, block, r.Priority, e.symbols(block, r.Need)-j.symbolsLeft())
 		if ok {
 			s.merge(j, p, e, r)
+			s.holds = s.holds || j.state == jobHeld
 		}
 		return ok
 	}
@@ -229,6 +234,7 @@ func (s *Sender) request(p *peer, e *export, block uint32, r wire.Range, ack *wi
 	e.wanted[block] = j
 	e.queued[j.class] += j.symbolsLeft()
 	s.sched.enqueue(j, p)
+	s.hold(j, last.whole.Add(repeatPause), now)
 	ack.Queued++
 	return true
 }
@@ -252,7 +258,7 @@ func (s *Sender) merge(j *job, p *peer, e *export, r wire.Range) {
 		s.promote(j, r.Priority)
 	}
 	e.queued[j.class] += j.symbolsLeft()
-	if j.state == jobQueued && (urgent || !j.wanters.has(p.slot)) {
+	if j.waits() && (urgent || !j.wanters.has(p.slot)) {
 		s.sched.enqueue(j, p)
 	}
 }
@@ -321,7 +327,7 @@ func (s *Sender) release(data []byte) {
 // abandon forgets a job that will not be sent.
 func (s *Sender) abandon(j *job) {
 	j.export.queued[j.class] -= j.symbolsLeft()
-	if j.state == jobQueued {
+	if j.waits() {
 		s.sched.charge(j)
 		j.state = jobSending // so that no queue offers it
 	} else {
