@@ -10,6 +10,11 @@ import (
 )
 
 // prompt says whether the queue's thread had better carry out the request tag itself.
+//
+// Two other ways were tried for large writes, in an emulated machine. The ring makes them, through the page cache: io_uring hands
+// them to threads of its own, and that costs more than the thread's write. And past the page cache, which takes somewhat less
+// processor time: but the kernel does not wait for such writes when a process dies, so that one may reach the file
+// after the next process has repeated it, and after later writes to the same place.
 func (q *queue) prompt(tag uint16) bool {
 	d := q.descs[tag]
 	return q.disk.can.prompter != nil && d.opFlags&opMask == opWriteData && d.opFlags&requestFUA == 0 &&
