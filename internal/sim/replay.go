@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// readsAtOnce is how far back a read may depend on another.
+// readsAtOnce is how far back a read may depend on another, and how far ahead of one that waits others may begin.
 const readsAtOnce = 64
 
 // Replay is a member of a crowd that reads what a Trace says.
@@ -39,11 +39,14 @@ func (m *Member) Replay(t *Trace) *Replay {
 func (r *Replay) advance() {
 	now := r.crowd.world.now
 	for r.next < len(r.trace.Reads) {
+		if len(r.waiting) > 0 && r.next-r.waiting[0].read >= readsAtOnce {
+			return // it goes on when that has ended
+		}
 		read := &r.trace.Reads[r.next]
 		begin := r.Joined
 		if read.After >= 0 {
 			if begin = r.ends[read.After%readsAtOnce]; begin.IsZero() {
-				return // it goes on when that has ended
+				return // likewise
 			}
 		}
 		begin = begin.Add(read.Think)
