@@ -25,7 +25,7 @@ var nbdTLS = scenario{
 	about: "`nbdcopy nbds://… null:` over TCP, with certificates of ECDSA on P-256 for the servers and none for the client. " +
 		"dnbd and nbdkit are compared. nbdcopy decrypts on the same processors as the server encrypts on.",
 	run:     runNBDTLS,
-	timeout: 3 * time.Minute,
+	timeout: 5 * time.Minute,
 }
 
 func runNBDTLS(ctx context.Context, r *rig, s *section) error {
@@ -48,7 +48,7 @@ func runNBDTLS(ctx context.Context, r *rig, s *section) error {
 			work:     perGiBMoved,
 		})
 	}
-	return r.runRaces(ctx, s, r.either(5, 2), races...)
+	return r.runRaces(ctx, s, r.either(7, 2), races...)
 }
 
 // certificate is the path of a file in the folder with certificates, or of the folder.
