@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +42,32 @@ func stayAlive() error {
 		return fmt.Errorf("keep the process alive when memory is short: %w", err)
 	}
 	return nil
+}
+
+// goFirst makes the process one of real time: Linux lets those have half of the memory that it keeps back from others, and without any
+// the process could not make a connection anew that others wait for to free some. It does little else.
+func goFirst() error {
+	const roundRobin = 2 // SCHED_RR
+	priority := int32(1) // the lowest
+	// It is a property of a thread, and of those that it starts later.
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_SCHED_SETSCHEDULER, 0, roundRobin, uintptr(unsafe.Pointer(&priority)))
+	switch {
+	case errno == 0:
+		return nil
+	case errors.Is(errno, unix.ENOTSUP):
+		return errors.New("this dnbd was built with cgo, and cannot have the kernel prefer it; build it with CGO_ENABLED=0")
+	}
+	return fmt.Errorf("have the kernel prefer the process: %w; it takes CAP_SYS_NICE", errno)
+}
+
+// keptBack is how many bytes of memory Linux keeps back from all but a few.
+func keptBack() (int64, error) {
+	b, err := os.ReadFile("/proc/sys/vm/min_free_kbytes")
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	return n << 10, err
 }
 
 // flushesIO tells the kernel that others free memory by writing to what the process serves. What it allocates does not wait for

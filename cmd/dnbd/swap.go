@@ -16,6 +16,9 @@ import (
 var errSwapProcess = errors.New("--swap: this device would be served by a process, which needs memory itself when there is none left: " +
 	"swap takes driver nbd, without TLS, --cow, --relay and a --timeout below 10s, and a server whose blocks the kernel can have")
 
+// swapReserve is how much memory, in bytes, Linux is to keep back so that enough of it is left for connections to be made anew.
+const swapReserve = 8 << 20
+
 // hold prepares the process for what its device carries.
 func (o *attachOptions) hold(log *slog.Logger) error {
 	takeWrites(log)
@@ -30,6 +33,12 @@ func (o *attachOptions) hold(log *slog.Logger) error {
 	}
 	if err := stayAlive(); err != nil {
 		return fmt.Errorf("--swap: %w", err)
+	}
+	if err := goFirst(); err != nil {
+		log.Warn("a lost connection may not be made anew when memory is short", "reason", err)
+	}
+	if kept, err := keptBack(); err == nil && kept < swapReserve {
+		log.Warn("a lost connection may not be made anew when memory is short: set sysctl vm.min_free_kbytes", "is", kept>>10, "least", swapReserve>>10)
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ func TestAMachineSwapsToAServer(t *testing.T) {
 			!strings.Contains(err.Error(), "served by a process") {
 			t.Errorf("swap through a process: %v", err)
 		}
+		run(t, g, "sh", "-ec", "echo 8192 >/proc/sys/vm/min_free_kbytes")
 		run(t, g, "dnbd", "attach", "--driver", "nbd", "--swap", "--timeout", "10s", server.uri(), "/dev/disk")
 		run(t, g, "sh", "-ec", "mkswap /dev/disk; swapon /dev/disk")
 		p, err := g.Start(within(t), "/load", "-mode", "memory", "-until", "/tmp/enough", "110")
