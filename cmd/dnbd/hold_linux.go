@@ -47,17 +47,12 @@ func stayAlive() error {
 // goFirst makes the process one of real time: Linux lets those have half of the memory that it keeps back from others, and without any
 // the process could not make a connection anew that others wait for to free some. It does little else.
 func goFirst() error {
-	const roundRobin = 2 // SCHED_RR
 	priority := int32(1) // the lowest
-	// It is a property of a thread, and of those that it starts later.
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_SCHED_SETSCHEDULER, 0, roundRobin, uintptr(unsafe.Pointer(&priority)))
-	switch {
-	case errno == 0:
-		return nil
-	case errors.Is(errno, unix.ENOTSUP):
-		return errors.New("this dnbd was built with cgo, and cannot have the kernel prefer it; build it with CGO_ENABLED=0")
+	err := everyThread(unix.SYS_SCHED_SETSCHEDULER, 0, unix.SCHED_RR, uintptr(unsafe.Pointer(&priority)))
+	if err != nil {
+		return fmt.Errorf("make the process one of real time, which takes CAP_SYS_NICE: %w", err)
 	}
-	return fmt.Errorf("have the kernel prefer the process: %w; it takes CAP_SYS_NICE", errno)
+	return nil
 }
 
 // keptBack is how many bytes of memory Linux keeps back from all but a few.
@@ -73,13 +68,24 @@ func keptBack() (int64, error) {
 // flushesIO tells the kernel that others free memory by writing to what the process serves. What it allocates does not wait for
 // such writes then, and it may write to its own disk though they have used up what may be written in the page cache.
 func flushesIO() error {
-	// It is a property of a thread, and of those that it starts later. Kernels before 5.6 do not know it.
-	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0, 0)
+	err := everyThread(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0)
+	if err != nil && !errors.Is(err, unix.EINVAL) { // kernels before 5.6 do not know it
+		return fmt.Errorf("tell the kernel that the process serves a device: %w", err)
+	}
+	return nil
+}
+
+// everyThread makes a system call on each thread, for what is a property of a thread and of those that it starts later. The arguments
+// beyond the third are zero. What they point to stays where it is during the call.
+//
+//go:uintptrescapes
+func everyThread(call, a, b, c uintptr) error {
+	_, _, errno := syscall.AllThreadsSyscall6(call, a, b, c, 0, 0, 0)
 	switch {
-	case errno == 0 || errno == unix.EINVAL:
+	case errno == 0:
 		return nil
 	case errors.Is(errno, unix.ENOTSUP):
-		return errors.New("tell the kernel that the process serves a device: this dnbd was built with cgo; build it with CGO_ENABLED=0")
+		return errors.New("this dnbd was built with cgo; build it with CGO_ENABLED=0")
 	}
-	return fmt.Errorf("tell the kernel that the process serves a device: %w", errno)
+	return errno
 }
