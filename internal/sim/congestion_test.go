@@ -172,8 +172,11 @@ func TestLossOfTheMediumDoesNotSlowAGroup(t *testing.T) {
 					m := Mean(r.Course(trunk, 4*time.Second, step))
 					t.Logf("%.3f of the link, %v waited on average", m.Group/trunk.Rate, m.Queue)
 					least := fullUse
-					if burst > 1 { // now and then a row of losses looks like congestion, and with 0.2 nothing is promised
-						least = map[float64]float64{0.02: 0.85, 0.05: 0.6, 0.1: 0.4}[loss]
+					if burst > 1 && loss >= 0.1 {
+						least = 0.6 // now and then a row of losses looks like congestion
+					}
+					if burst > 1 && loss >= 0.2 {
+						least = 0.4 // more often, and other seeds have less
 					}
 					if m.Group < least*trunk.Rate || m.Queue > standingQueue {
 						t.Error("loss that is not congestion slows the group")
