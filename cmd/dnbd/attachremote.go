@@ -44,7 +44,7 @@ type nbdOptions struct {
 // add gives the flags to a command.
 func (n *nbdOptions) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.IntVar(&n.connections, "connections", 0, "open `N` connections to an NBD server that allows several (default: 4)")
+	f.IntVar(&n.connections, "connections", 0, "open `N` connections to an NBD server that allows several (default: 4, with --swap 1)")
 	f.BoolVar(&n.readOnly, "read-only", false, "attach an NBD export that can be written to so that it cannot")
 	f.BoolVar(&n.relay, "relay", false, "have an NBD export go through the process even if the kernel could talk to the server itself:\n"+
 		"what a server refuses because it is shutting down is tried again then")
@@ -126,7 +126,11 @@ func (o *attachOptions) checkImage(cmd *cobra.Command) error {
 // dial is how to talk to the server.
 func (o *attachOptions) dial(log *slog.Logger) (nbd.DialConfig, error) {
 	config := nbd.DialConfig{Connections: o.nbd.connections, Reconnect: patientReconnect, Replay: int64(o.nbd.replay), NoGo: o.nbd.noGo, Log: log}
-	if config.Connections == 0 {
+	switch {
+	case config.Connections != 0:
+	case o.swap:
+		config.Connections = swapConnections
+	default:
 		config.Connections = remoteConnections
 	}
 	if o.ioTimeout > 0 {

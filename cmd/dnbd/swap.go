@@ -19,6 +19,10 @@ var errSwapProcess = errors.New("--swap: this device would be served by a proces
 // swapReserve is how much memory, in bytes, Linux is to keep back so that enough of it is left for connections to be made anew.
 const swapReserve = 8 << 20
 
+// swapConnections is how many connections a device that carries swap has unless another number is wanted. For reading from one, Linux
+// always has a thread; without memory for another, nobody reads from a second.
+const swapConnections = 1
+
 // hold prepares the process for what its device carries.
 func (o *attachOptions) hold(log *slog.Logger) error {
 	takeWrites(log)

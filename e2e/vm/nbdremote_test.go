@@ -147,6 +147,10 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 		g := rack.Boot(t, k, vm.Options{Lab: l, Host: "v1", Loadable: []string{"nbd"}, CPUs: 2, Files: rack.Load()})
 		run(t, g, "dnbd", "attach", "--driver", "nbd", "--timeout", "10s", "--connections", "2", server.uri(), "/dev/disk")
 		t.Log(run(t, g, "dnbd", "status"))
+		// What tells whether the kernel has done with a connection: one worker for each that reads, and one in reserve.
+		const readers = `cat /proc/[0-9]*/stat | grep -c '+nbd0-recv) . 2 ' || true`
+		await(t, "there is a reader for each connection", func() bool { return strings.TrimSpace(run(t, g, "sh", "-c", readers)) == "2" })
+		run(t, g, "sh", "-c", `cat /proc/[0-9]*/stat | grep -e '(nbd0-recv) . 2 ' -e '(kworker/R-nbd0-[^ ]*) . 2 '`)
 		p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "/dev/disk")
 		if err != nil {
 			t.Fatal(err)
@@ -157,6 +161,7 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 			server.kill()
 			await(t, "the loss is noticed", func() bool { return attachment(t, g).Attachment.Kernel.Lost > before.Lost })
 			server.start()
+			await(t, "there is a reader for each connection again", func() bool { return strings.TrimSpace(run(t, g, "sh", "-c", readers)) == "2" })
 		}
 		fine(t, g, p)
 		t.Log(run(t, g, "dnbd", "status"))

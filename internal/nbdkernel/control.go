@@ -31,9 +31,9 @@ const AnyIndex = -1
 type Control struct {
 	conn   *genetlink.Conn
 	family genetlink.Family
-	// sys is sysfs. A process that was started in an initramfs does not find it by its path once the machine has left that for
-	// the root that the process serves.
-	sys *os.Root
+	// sys and proc are sysfs and procfs. A process that was started in an initramfs does not find them by their paths once the
+	// machine has left that for the root that the process serves.
+	sys, proc *os.Root
 }
 
 // Open connects to the kernel's driver, which it tries to load when it is missing. The error wraps ErrUnavailable when that
@@ -60,11 +60,15 @@ func Open() (*Control, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &Control{conn: conn, family: family, sys: sys}, nil
+	proc, err := os.OpenRoot("/proc")
+	if err != nil {
+		return nil, errors.Join(err, sys.Close(), conn.Close())
+	}
+	return &Control{conn: conn, family: family, sys: sys, proc: proc}, nil
 }
 
 // Close gives back what Open has opened. Devices stay as they are.
-func (c *Control) Close() error { return errors.Join(c.sys.Close(), c.conn.Close()) }
+func (c *Control) Close() error { return errors.Join(c.proc.Close(), c.sys.Close(), c.conn.Close()) }
 
 // Config is how a device is to be. The kernel counts its times in seconds; parts of one count as a whole.
 type Config struct {

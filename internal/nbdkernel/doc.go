@@ -14,6 +14,11 @@
 //     waits for ever; one with several and no timeout waits 30 s.
 //     What the server has of that connection it may carry out later than what is sent again, and than what follows.
 //   - Reconfigure takes as many sockets as there are dead connections, and ignores the others without a word. See Taken.
+//   - Whoever reads from a connection looks up its socket before each read. One that is not through with a connection when
+//     Reconfigure replaces it goes on with the new socket, beside that one's own reader: the two tear its replies apart, and what
+//     is read from the device is wrong. See Receivers.
+//   - Each connection has a worker that reads for as long as it lasts. When the kernel has no memory for more workers, one that a
+//     device's queue has in reserve serves the first connection, and nobody reads from the others.
 //   - Disconnect waits for the lock of whoever is sending. A sender is stuck when the server takes nothing any more; so shut
 //     the sockets down first.
 package nbdkernel

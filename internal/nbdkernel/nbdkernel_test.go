@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +68,45 @@ func TestIndexKnowsTheKernelsOwnNames(t *testing.T) {
 	for _, path := range []string{"/dev/nbd", "/dev/nbd0p1", "/dev/nbd-1", "/dev/nbd+1", "/dev/nbd01", "/dev/dnbd0", "nbd0", ""} {
 		if got, ok := Index(path); ok {
 			t.Errorf("Index(%s) = %d", path, got)
+		}
+	}
+}
+
+func TestReceiversAreTheWorkersThatAreAtWork(t *testing.T) {
+	for name, c := range map[string]struct {
+		index int
+		stats []string
+		want  int // -1: it cannot be seen
+	}{
+		"none":              {0, []string{"9 (nbd0-recv) I 2 0 0"}, 0},
+		"none, Linux 6.12":  {0, []string{"9 (kworker/R-nbd0-) I 2 0 0"}, 0},
+		"the tenth":         {10, []string{"9 (kworker/R-nbd10) I 2 0 0"}, 0},
+		"another's":         {1, []string{"9 (kworker/R-nbd10) I 2 0 0"}, -1},
+		"another's, too":    {10, []string{"9 (kworker/R-nbd1-) I 2 0 0"}, -1},
+		"two of three":      {0, []string{"7 (kworker/u9:1+nbd0-recv) D 2 0", "8 (kworker/u9:2-nbd0-recv) I 2 0", "9 (kworker/u9:3+nbd0-recv) D 2 0"}, 2},
+		"the rescuer works": {0, []string{"9 (nbd0-recv+nbd0-recv) D 2 0"}, 1},
+		"of another device": {0, []string{"9 (nbd0-recv) I 2 0 0", "8 (kworker/u9:1+nbd10-recv) I 2 0"}, 0},
+		"a program":         {0, []string{"8 (x+nbd0-recv) S 1 1 1", "9 (nbd0-recv) S 1 1 1"}, -1},
+		"odd names":         {0, []string{"7 () I 2", "8 )( I 2 0", "9 (a) b) S 2 0", "", "10 (nbd0-recv) I"}, -1},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "uptime"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for n, stat := range c.stats {
+			pid := filepath.Join(dir, strconv.Itoa(n+1))
+			if err := errors.Join(os.Mkdir(pid, 0o700), os.WriteFile(filepath.Join(pid, "stat"), []byte(stat), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		proc, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer proc.Close()
+		got, err := receivers(proc, c.index)
+		if c.want < 0 && !errors.Is(err, errors.ErrUnsupported) || c.want >= 0 && (err != nil || got != c.want) {
+			t.Errorf("%s: %d, %v", name, got, err)
 		}
 	}
 }

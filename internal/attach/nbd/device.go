@@ -14,6 +14,7 @@ import (
 	"github.com/dnbd/dnbd/internal/attach"
 	"github.com/dnbd/dnbd/internal/attach/claim"
 	"github.com/dnbd/dnbd/internal/nbdkernel"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -23,6 +24,13 @@ const (
 	// adoptPause is the pause between attempts to find out whether a connection that an earlier process made is alive, where no
 	// notice comes before.
 	adoptPause = 10 * time.Second
+	// The kernel is asked whether it has done with connections that are dead after pauses that grow from the first to the longest.
+	// After stuck it is helped.
+	firstLook   = time.Millisecond
+	longestLook = 50 * time.Millisecond
+	stuck       = time.Second
+	// settle is how long the kernel gets for that where it does not show, or where it is not known which connections are dead.
+	settle = time.Second
 	// partingTime is how long the connections may take to end once the kernel has let go of them.
 	partingTime = 2 * time.Second
 )
@@ -47,6 +55,8 @@ type device struct {
 	wg     sync.WaitGroup // those that keep connections, and listen for notices
 	done   chan struct{}  // closed when the device has ended
 	end    func()         // closes done
+
+	offering sync.Mutex // held while the kernel is given a connection
 
 	closing sync.Mutex // held by Close and Force
 	closed  bool
@@ -202,23 +212,97 @@ func (d *device) offer() (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = nbdkernel.Mark(l.fd)
-	if err == nil {
-		err = d.control.Reconfigure(d.index, d.backend, nbdkernel.Times{}, l.fd)
-	}
-	var taken bool
-	if err == nil {
-		taken, err = nbdkernel.Taken(l.fd)
-	}
-	if err == nil && !taken {
-		err = errAlive
-	}
-	if err != nil {
+	if err := d.give(l.fd); err != nil {
 		l.end()
 		return nil, err
 	}
 	l.taken()
 	return l, nil
+}
+
+// give gives the kernel a connection for one that is dead. The error wraps errAlive when none is.
+func (d *device) give(fd int) error {
+	d.offering.Lock()
+	defer d.offering.Unlock()
+	if err := d.awaitReaders(); err != nil {
+		return err
+	}
+	return d.giveNow(fd)
+}
+
+// giveNow is give, whatever the kernel still reads from. d.offering is held.
+func (d *device) giveNow(fd int) error {
+	if err := nbdkernel.Mark(fd); err != nil {
+		return err
+	}
+	if err := d.control.Reconfigure(d.index, d.backend, nbdkernel.Times{}, fd); err != nil {
+		return err
+	}
+	switch taken, err := nbdkernel.Taken(fd); {
+	case err != nil:
+		return err
+	case !taken:
+		return errAlive
+	}
+	return nil
+}
+
+// awaitReaders waits until the kernel has done with all connections that are dead: it would read from the next one for them as well.
+// See the package's comment.
+func (d *device) awaitReaders() error {
+	begun := time.Now()
+	for pause := firstLook; ; pause = min(2*pause, longestLook) {
+		alive, sure := d.alive()
+		n, err := d.control.Receivers(d.index)
+		switch {
+		case err != nil || !sure:
+			pause = settle
+		case n <= alive:
+			return nil
+		case time.Since(begun) > stuck:
+			if err := d.giveUseless(); err != nil {
+				return err
+			}
+			begun = time.Now()
+		}
+		select {
+		case <-time.After(pause):
+		case <-d.ctx.Done():
+			return d.ctx.Err()
+		}
+		if err != nil || !sure {
+			return nil
+		}
+	}
+}
+
+// alive returns how many connections are alive, and whether that is sure: of an earlier process's it is not known. It looks at each,
+// since several may have ended at once, and only the first is known of so far.
+func (d *device) alive() (n int, sure bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sure = true
+	for _, s := range d.links {
+		if s.alive && (s.link == nil || s.link.alive()) {
+			n++
+			sure = sure && s.link != nil
+		}
+	}
+	return n, sure
+}
+
+// giveUseless gives the kernel a connection that has ended. Whoever reads for a dead one may wait for a request that is itself waiting
+// for a connection; with this one both go on, and there is nothing in it that could be read. d.offering is held.
+func (d *device) giveUseless() error {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make a socket pair: %w", err)
+	}
+	err = unix.Close(fds[1])
+	if err == nil {
+		err = d.giveNow(fds[0])
+	}
+	return errors.Join(err, unix.Close(fds[0]))
 }
 
 // listen passes on notices until they are closed.

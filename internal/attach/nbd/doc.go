@@ -21,4 +21,10 @@
 // kernel also shuts down its own end for what the server says. So the kernel talks to such a server itself, in order to write,
 // only with a time limit that a server misses when it hangs, and not when it or its disk is busy (slowest). With a shorter one
 // all goes through this process, which sends nothing twice while a connection lasts.
+//
+// # Readers that stay
+//
+// Whoever reads from a connection in the kernel looks for its socket each time anew, and may not have noticed that it is dead when it
+// gets another: it is waiting for a request's lock, or the machine has other things to do. Then two read from the new one, and what
+// they make of it is wrong. So the kernel gets a connection only when it reads from no more than are alive (awaitReaders).
 package nbd

@@ -100,11 +100,7 @@ var errGone = fmt.Errorf("the connection of the request ended: %w", unix.ESHUTDO
 
 // hungUp says whether the other end of a connection, or this one, has ended it, even if there still is something to be read.
 func hungUp(conn syscall.RawConn) bool {
-	p := []unix.PollFd{{Events: unix.POLLRDHUP}}
-	n := 0
-	err := conn.Control(func(fd uintptr) {
-		p[0].Fd = int32(fd)
-		n, _ = unix.Poll(p, 0)
-	})
-	return err != nil || n > 0
+	gone := false
+	err := conn.Control(func(fd uintptr) { gone = ended(int(fd), 0) })
+	return err != nil || gone
 }

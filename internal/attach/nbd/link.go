@@ -39,6 +39,7 @@ type link struct {
 	taken func() // called when the kernel has it
 	close func() // gives back what the link has, after it ended
 	rtt   func() time.Duration
+	alive func() bool // neither end has shut it down; not after close
 }
 
 // opener makes connections to one device.
@@ -90,6 +91,7 @@ func (p *pairs) open(context.Context) (*link, error) {
 	release := func() { drop.Do(func() { _ = unix.Close(theirs) }) }
 	l.taken = release
 	l.rtt = func() time.Duration { return 0 }
+	l.alive = func() bool { return !hungUp(raw) }
 	l.shut = func() { _ = conn.Close() }
 	l.close = func() { cancel(); release() }
 	go func() {
@@ -181,19 +183,26 @@ func newWire(conn net.Conn) (*link, error) {
 	}
 	l.taken = func() {}
 	l.rtt = func() time.Duration { return roundTrip(fd) }
+	l.alive = func() bool { return !ended(fd, 0) }
 	l.shut = func() { _ = unix.Shutdown(fd, unix.SHUT_RDWR) } // fails when there is nothing to end any more
 	l.close = func() { _ = unix.Close(fd) }
 	go func() {
 		defer close(l.ended)
-		// The kernel reads what comes; this only waits for the end, and is not woken for anything else.
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		for {
-			if _, err := unix.Poll(p, -1); err == nil || !errors.Is(err, unix.EINTR) {
-				return
-			}
-		}
+		ended(fd, -1) // the kernel reads what comes; this is not woken for that
 	}()
 	return l, nil
+}
+
+// ended waits until either end of a connection has shut it down, for so many milliseconds, without limit when that is negative, and
+// says whether it did.
+func ended(fd, limit int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	for {
+		n, err := unix.Poll(p, limit)
+		if err == nil || !errors.Is(err, unix.EINTR) {
+			return err != nil || n > 0
+		}
+	}
 }
 
 // roundTrip is the smoothed round-trip time of a TCP connection, 0 of any other.
