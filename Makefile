@@ -20,7 +20,7 @@ endif
 # look at everything.
 PLAIN = ./cmd/... ./e2e/lab ./internal/sim/...
 
-# Real programs in namespaces and on emulated machines fail at times because the host is busy. What failed has one more try, by itself.
+# Tests with sockets, real programs and emulated machines fail at times because the host is busy. What failed has one more try, by itself.
 TWICE = bin/tools/gotestsum --format standard-quiet --rerun-fails=1 --packages
 
 # The program builds for all of these; what only one system has is in files that say so. Tests are looked at where there are
@@ -49,8 +49,8 @@ test: ## all tests; installs the Debian packages that they need
 	cd tools && $(GO) build -o ../bin/tools/ gotest.tools/gotestsum
 	$(GO) vet ./...
 	@failed=; \
-	$(GO) test -race -timeout 8m $$($(GO) list ./... | grep -v -e /cmd/ -e /e2e -e /internal/sim) || failed=1; \
-	$(GO) test -timeout 8m $(PLAIN) || failed=1; \
+	$(TWICE)="$$($(GO) list ./... | grep -v -e /cmd/ -e /e2e -e /internal/sim | tr '\n' ' ')" -- -race -timeout 8m || failed=1; \
+	$(TWICE)="$(PLAIN)" -- -timeout 8m || failed=1; \
 	$(TWICE)=./e2e -- -timeout 8m || failed=1; \
 	$(TWICE)=./e2e/vm/... -- -timeout 40m || failed=1; \
 	[ -z "$$failed" ]

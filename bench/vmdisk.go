@@ -121,7 +121,7 @@ var vmOverlay = scenario{
 			return err
 		}
 		over, aspects := contender{"overlay", "/dev/over"}, []aspect{g.sequential("sequential writes", "-write"), g.random("4 KiB random writes", 16, "-write")}
-		if err := compare(ctx, s, r.either(5, 2), over, contender{"loop", "/dev/loop0"}, atLeast(0.5, 0.9), aspects...); err != nil {
+		if err := compare(ctx, s, r.either(11, 2), over, contender{"loop", "/dev/loop0"}, atLeast(0.5, 0.9), aspects...); err != nil {
 			return err
 		}
 		return compare(ctx, s, r.either(5, 2), over, contender{"loop with direct I/O", "/dev/loop1"}, limit{}, aspects...)
