@@ -14,7 +14,9 @@ import (
 // Two other ways were tried for large writes, in an emulated machine. The ring makes them, through the page cache: io_uring hands
 // them to threads of its own, and that costs more than the thread's write. And past the page cache, which takes somewhat less
 // processor time: but the kernel does not wait for such writes when a process dies, so that one may reach the file
-// after the next process has repeated it, and after later writes to the same place.
+// after the next process has repeated it, and after later writes to the same place. Nor does the thread write past the page cache
+// by itself, for which the kernel does wait: what is written to the same place again and again never reaches the disk through the
+// cache, and where the disk is slow that counts for more than the copy (0.35 of a loop device's speed instead of 0.46).
 func (q *queue) prompt(tag uint16) bool {
 	d := q.descs[tag]
 	return q.disk.can.prompter != nil && d.opFlags&opMask == opWriteData && d.opFlags&requestFUA == 0 &&

@@ -156,10 +156,8 @@ func (d *device) replace() (*link, error) {
 			d.lastLost = said
 			d.mu.Unlock()
 		}
-		select {
-		case <-time.After(pause):
-		case <-d.ctx.Done():
-			return nil, d.ctx.Err()
+		if err := d.pause(pause); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -251,28 +249,34 @@ func (d *device) giveNow(fd int) error {
 // See the package's comment.
 func (d *device) awaitReaders() error {
 	begun := time.Now()
-	for pause := firstLook; ; pause = min(2*pause, longestLook) {
+	for look := firstLook; ; look = min(2*look, longestLook) {
 		alive, sure := d.alive()
 		n, err := d.control.Receivers(d.index)
-		switch {
-		case err != nil || !sure:
-			pause = settle
-		case n <= alive:
+		if err != nil || !sure {
+			return d.pause(settle)
+		}
+		if n <= alive {
 			return nil
-		case time.Since(begun) > stuck:
+		}
+		if time.Since(begun) > stuck {
 			if err := d.giveUseless(); err != nil {
 				return err
 			}
 			begun = time.Now()
 		}
-		select {
-		case <-time.After(pause):
-		case <-d.ctx.Done():
-			return d.ctx.Err()
+		if err := d.pause(look); err != nil {
+			return err
 		}
-		if err != nil || !sure {
-			return nil
-		}
+	}
+}
+
+// pause waits for so long. It fails when connections are not to be replaced any more.
+func (d *device) pause(t time.Duration) error {
+	select {
+	case <-time.After(t):
+		return nil
+	case <-d.ctx.Done():
+		return d.ctx.Err()
 	}
 }
 
