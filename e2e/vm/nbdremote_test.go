@@ -148,8 +148,10 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 		run(t, g, "dnbd", "attach", "--driver", "nbd", "--timeout", "10s", "--connections", "2", server.uri(), "/dev/disk")
 		t.Log(run(t, g, "dnbd", "status"))
 		// What tells whether the kernel has done with a connection: one worker for each that reads, and one in reserve.
-		const readers = `cat /proc/[0-9]*/stat | grep -c '+nbd0-recv) . 2 ' || true`
-		await(t, "there is a reader for each connection", func() bool { return strings.TrimSpace(run(t, g, "sh", "-c", readers)) == "2" })
+		bothRead := func() bool {
+			return strings.TrimSpace(run(t, g, "sh", "-c", `cat /proc/[0-9]*/stat | grep -c '+nbd0-recv) . 2 ' || true`)) == "2"
+		}
+		await(t, "there is a reader for each connection", bothRead)
 		run(t, g, "sh", "-c", `cat /proc/[0-9]*/stat | grep -e '(nbd0-recv) . 2 ' -e '(kworker/R-nbd0-[^ ]*) . 2 '`)
 		p, err := g.Start(within(t), "/load", "-until", "/tmp/enough", "/dev/disk")
 		if err != nil {
@@ -161,7 +163,7 @@ func TestAWritableExportKeepsItsDataWhenTheServerRestartsUnderLoad(t *testing.T)
 			server.kill()
 			await(t, "the loss is noticed", func() bool { return attachment(t, g).Attachment.Kernel.Lost > before.Lost })
 			server.start()
-			await(t, "there is a reader for each connection again", func() bool { return strings.TrimSpace(run(t, g, "sh", "-c", readers)) == "2" })
+			await(t, "there is a reader for each connection again", bothRead)
 		}
 		fine(t, g, p)
 		t.Log(run(t, g, "dnbd", "status"))

@@ -9,10 +9,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
+	"path"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -89,21 +90,10 @@ func TestReceiversAreTheWorkersThatAreAtWork(t *testing.T) {
 		"a program":         {0, []string{"8 (x+nbd0-recv) S 1 1 1", "9 (nbd0-recv) S 1 1 1"}, -1},
 		"odd names":         {0, []string{"7 () I 2", "8 )( I 2 0", "9 (a) b) S 2 0", "", "10 (nbd0-recv) I"}, -1},
 	} {
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "uptime"), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		proc := fstest.MapFS{"uptime": {}}
 		for n, stat := range c.stats {
-			pid := filepath.Join(dir, strconv.Itoa(n+1))
-			if err := errors.Join(os.Mkdir(pid, 0o700), os.WriteFile(filepath.Join(pid, "stat"), []byte(stat), 0o600)); err != nil {
-				t.Fatal(err)
-			}
+			proc[path.Join(strconv.Itoa(n+1), "stat")] = &fstest.MapFile{Data: []byte(stat)}
 		}
-		proc, err := os.OpenRoot(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer proc.Close()
 		got, err := receivers(proc, c.index)
 		if c.want < 0 && !errors.Is(err, errors.ErrUnsupported) || c.want >= 0 && (err != nil || got != c.want) {
 			t.Errorf("%s: %d, %v", name, got, err)

@@ -5,9 +5,8 @@ package nbdkernel
 import (
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path"
-	"strconv"
 	"strings"
 )
 
@@ -17,40 +16,34 @@ const kthreadd = "2"
 // Receivers returns how many connections of device index the kernel reads from: those that are alive, and dead ones that it is not
 // through with. It shows where the kernel's threads are seen, which is not so in most containers, and where each device has a
 // workqueue of its own; elsewhere the error wraps errors.ErrUnsupported.
-func (c *Control) Receivers(index int) (int, error) { return receivers(c.proc, index) }
+func (c *Control) Receivers(index int) (int, error) { return receivers(c.proc.FS(), index) }
 
 // receivers is Receivers, with proc for /proc. A worker that is at work has the name of its queue behind its own and a plus sign; the
 // queue's rescuer, which is always there, tells whether workers can be seen at all.
-func receivers(proc *os.Root, index int) (n int, err error) {
-	dir, err := proc.Open(".")
+func receivers(proc fs.FS, index int) (n int, err error) {
+	pids, err := fs.Glob(proc, "[0-9]*")
 	if err != nil {
 		return 0, err
 	}
-	names, err := dir.Readdirnames(-1)
-	if err = errors.Join(err, dir.Close()); err != nil {
-		return 0, err
-	}
-	queue := path.Base(Device{Index: index}.Path()) + "-recv"
+	queue := fmt.Sprintf("nbd%d-recv", index)
 	seen := false
-	for _, pid := range names {
-		if _, err := strconv.ParseUint(pid, 10, 32); err != nil {
-			continue
-		}
-		stat, err := proc.ReadFile(pid + "/stat")
+	for _, pid := range pids {
+		stat, err := fs.ReadFile(proc, path.Join(pid, "stat"))
 		if err != nil {
 			continue // ended, or somebody else's business
 		}
-		name, ok := kernelThread(string(stat))
+		thread, ok := kernelThread(string(stat))
 		if !ok {
 			continue
 		}
-		if strings.HasSuffix(name, "+"+queue) {
+		working := strings.HasSuffix(thread, "+"+queue)
+		if working {
 			n++
 		}
-		seen = seen || strings.HasSuffix(name, "+"+queue) || rescues(name, queue)
+		seen = seen || working || rescues(thread, queue)
 	}
 	if !seen {
-		return 0, fmt.Errorf("see what the kernel reads of %s: none of its threads is shown: %w", Device{Index: index}.Path(), errors.ErrUnsupported)
+		return 0, fmt.Errorf("see what the kernel reads of %s: none of its threads is shown: %w", name(index), errors.ErrUnsupported)
 	}
 	return n, nil
 }

@@ -252,6 +252,9 @@ func (d *device) awaitReaders() error {
 	for look := firstLook; ; look = min(2*look, longestLook) {
 		alive, sure := d.alive()
 		n, err := d.control.Receivers(d.index)
+		if err != nil {
+			d.log.Info("a lost connection is replaced a little later than it could be", "device", d.kernelPath(), "reason", err)
+		}
 		if err != nil || !sure {
 			return d.pause(settle)
 		}

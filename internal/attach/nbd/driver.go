@@ -297,9 +297,6 @@ func (d *device) connect(ctx context.Context, o attach.Options, p plan) (err err
 		d.links = append(d.links, slot{l, true, now})
 	}
 	d.recordLocked() // nobody else knows d yet
-	if _, err := d.control.Receivers(d.index); err != nil {
-		d.log.Info("lost connections are replaced a little later than they could be", "device", d.kernelPath(), "reason", err)
-	}
 	d.tune(p)
 	if !own {
 		if err := d.claim.Link(d.kernelPath()); err != nil {
