@@ -158,7 +158,7 @@ func (f fetched) slowest() float64 { return slices.Max(f.seconds) }
 // settle is how long after the last client's end the port's bytes are counted, so that what is still queued is.
 const settle = 100 * time.Millisecond
 
-// fetch starts a command on each of some hosts, one after another or with a delay between, and waits for all of them. All are
+// fetch starts a command on each of some hosts, one right after another or with a delay between, and waits for all of them. All are
 // killed when one fails. The server is s1.
 func (n *network) fetch(ctx context.Context, hosts []string, delay time.Duration, command []string) (f fetched, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
@@ -169,11 +169,10 @@ func (n *network) fetch(ctx context.Context, hosts []string, delay time.Duration
 	}
 	var clients []*process
 	for i, host := range hosts {
-		if i > 0 {
+		if i > 0 && delay > 0 {
 			if err := sleep(ctx, delay); err != nil {
 				return f, err
 			}
-			// It is counted before each start, so that the starts are alike.
 			sent, err := n.TxBytes("s1")
 			if err != nil {
 				return f, err

@@ -3,9 +3,13 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/dnbd/dnbd/e2e/lab"
@@ -61,5 +65,36 @@ func TestListShowsWhatAGroupOffersAndWhoOffersIt(t *testing.T) {
 	}
 	if len(l.Servers) != 2 {
 		t.Errorf("list has %d servers, want 2", len(l.Servers))
+	}
+}
+
+// TestTheNewestRevisionIsCopied has two servers answer at once, the one with the older revision first as often as not.
+func TestTheNewestRevisionIsCopied(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, lab.Options{Servers: 2, Clients: 4})
+	is := random(2, mib)
+	for i, content := range [][]byte{random(1, mib), is} {
+		disk := r.path(fmt.Sprintf("disk%d", i+1))
+		if err := os.WriteFile(disk, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r.dnbd("s1", "image", "create", "--name", "disk", "--revision", strconv.Itoa(i+1), disk).succeed()
+		r.serve(r.lab.Servers()[i], "--id", strconv.Itoa(i+1), disk)
+	}
+	for range 3 {
+		var copies []*process
+		for _, host := range r.lab.Clients() {
+			copies = append(copies, r.dnbd(host, "copy", "disk", r.path(host)))
+		}
+		for i, c := range copies {
+			c.succeed()
+			got, err := os.ReadFile(r.path(r.lab.Clients()[i]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, is) {
+				t.Fatal("a copy is not of the newest revision")
+			}
+		}
 	}
 }

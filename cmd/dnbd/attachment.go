@@ -115,11 +115,11 @@ func (o *attachOptions) find(ctx context.Context, n client.Network, t target.Tar
 		limit, flag = o.wait, "--wait"
 	}
 	if limit == 0 {
-		return find(ctx, n, t, policy)
+		return find(ctx, n, t, policy, nil)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	offer, err := find(ctx, n, t, policy)
+	offer, err := find(ctx, n, t, policy, nil)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("no server offered %s within %s %v %v", t.What(), flag, limit, n)
 	}

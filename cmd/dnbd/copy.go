@@ -144,16 +144,12 @@ func openTransfer(cmd *cobra.Command, flags *imageFlags, name, dest string) (*tr
 	if err != nil {
 		return nil, err
 	}
-	offer, err := find(cmd.Context(), n, what, policy)
-	if err != nil {
-		return nil, err
-	}
-	c, err := client.Open(client.Config{Network: n, Descriptor: offer.Descriptor, Log: n.Log})
+	c, err := open(cmd.Context(), n, what, policy)
 	if err != nil {
 		return nil, err
 	}
 	t.from, t.where = c, strings.TrimPrefix(strings.TrimPrefix(n.String(), "in "), "from ")
-	t.describe(offer.Descriptor)
+	t.describe(c.Descriptor())
 	return t, nil
 }
 

@@ -31,18 +31,39 @@ const (
 	sayAgain  = 30 * time.Second
 )
 
+// open finds the image that t names and opens it. It is open as soon as one server has offered it, and hears what others read while it is
+// found out whether there is a newer revision.
+func open(ctx context.Context, n client.Network, t target.Target, p *trust.Policy) (*client.Client, error) {
+	var c *client.Client
+	of := func(o target.Offer) (err error) {
+		c, err = client.Open(client.Config{Network: n, Descriptor: o.Descriptor, Log: n.Log})
+		return err
+	}
+	offer, err := find(ctx, n, t, p, of)
+	if c != nil && (err != nil || c.Descriptor() != offer.Descriptor) {
+		err = errors.Join(err, c.Close())
+		c = nil
+	}
+	if c == nil && err == nil {
+		err = of(offer)
+	}
+	return c, err
+}
+
 // find waits until a server of the group offers the image that t names, one that p trusts if that is not nil. It says on what it
-// waits. That servers answer and none has the image is an error.
-func find(ctx context.Context, n client.Network, t target.Target, p *trust.Policy) (target.Offer, error) {
+// waits. That servers answer and none has the image is an error. What early is called with, unless it is nil, will be found if nothing
+// better is offered meanwhile; its error is find's.
+func find(ctx context.Context, n client.Network, t target.Target, p *trust.Policy, early func(target.Offer) error) (target.Offer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var settling bool
 	var answered time.Time
 	wait := waiting{started: time.Now()}
+	var failed error // of early
 	d, err := client.Find(ctx, n, wire.Hello{Want: wire.HelloAll}, func(d client.Discovery) bool {
 		now := time.Now()
 		usable, _ := sift(p, t, d.Found)
-		_, err := t.Choose(usable)
+		best, err := t.Choose(usable)
 		var choice *target.Choice
 		switch ambiguous := errors.As(err, &choice) && choice.Ambiguous; {
 		case err == nil && t.ID != image.ID{}:
@@ -51,6 +72,11 @@ func find(ctx context.Context, n client.Network, t target.Target, p *trust.Polic
 			return d.Complete
 		case err == nil || ambiguous:
 			settling = true
+			if err == nil && early != nil {
+				if failed = early(best); failed != nil {
+					return true
+				}
+			}
 			if len(n.Hosts) > 0 {
 				time.AfterFunc(hostsTime, cancel)
 			} else {
@@ -69,6 +95,9 @@ func find(ctx context.Context, n client.Network, t target.Target, p *trust.Polic
 		}
 		return false
 	})
+	if failed != nil {
+		return target.Offer{}, failed
+	}
 	if err != nil && !settling {
 		return target.Offer{}, err
 	}

@@ -168,6 +168,28 @@ func TestCopyHandsOutEveryByteOnce(t *testing.T) {
 	}
 }
 
+func TestCopyTakesWhatWasReadBefore(t *testing.T) {
+	data := content()
+	n := loopback(t)
+	m := makeImage(t, data, 64<<10)
+	serve(t, n, m)
+	c := open(t, Config{Network: n, Descriptor: m.Descriptor()})
+	half := make([]byte, len(data)/2)
+	if err := c.ReadAt(t.Context(), half, 0); err != nil {
+		t.Fatal(err)
+	}
+	before := c.Stats().Network
+	got := make([]byte, len(data))
+	if err := c.Copy(t.Context(), collect(got)); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("copy: %v, or other bytes than the image's", err)
+	}
+	after := c.Stats().Network
+	// Read-ahead has brought more than was read.
+	if came := after.Asked + after.Overheard - before.Asked - before.Overheard; came > uint64(len(data)-len(half)) {
+		t.Errorf("%d bytes came to the copy, and %d were not there", came, len(data)-len(half))
+	}
+}
+
 func TestCopyEndsWithTheErrorOfItsSink(t *testing.T) {
 	n := loopback(t)
 	m := makeImage(t, content(), 64<<10)

@@ -96,25 +96,16 @@ func (c *Client) Copy(ctx context.Context, sink Sink) error {
 		return nil
 	}
 
-	c.mu.Lock()
-	if c.copying != nil {
-		c.mu.Unlock()
-		return errors.New("copy: one is under way already")
+	here, err := c.wantBulk(job)
+	if err != nil {
+		return err
 	}
-	c.copying = job
-	now := time.Now()
-	c.since = now
-	for b, wanted := range job.left {
-		if wanted {
-			c.rx.WantBulk(now, uint32(b))
-		}
-	}
-	c.step(now)
 	defer func() {
 		c.mu.Lock()
 		c.copying = nil
 		c.mu.Unlock()
 	}()
+	c.copyCached(ctx, job, here)
 	select {
 	case <-job.done:
 	case <-ctx.Done():
@@ -125,6 +116,50 @@ func (c *Client) Copy(ctx context.Context, sink Sink) error {
 	job.mu.Lock()
 	defer job.mu.Unlock()
 	return job.err
+}
+
+// wantBulk asks for what a Copy needs, except for blocks that are in the cache, which it returns.
+func (c *Client) wantBulk(job *copying) (here []uint32, err error) {
+	c.mu.Lock()
+	if c.copying != nil {
+		c.mu.Unlock()
+		return nil, errors.New("copy: one is under way already")
+	}
+	c.copying = job
+	now := time.Now()
+	c.since = now
+	for i, wanted := range job.left {
+		if !wanted {
+			continue
+		}
+		b := uint32(i)
+		if hash, _ := c.tree.Hash(b); c.cache.Load().Has(hash) {
+			here = append(here, b)
+		} else {
+			c.rx.WantBulk(now, b)
+		}
+	}
+	c.step(now)
+	return here, nil
+}
+
+// copyCached delivers what is in the cache: blocks that went by before the copy began. What has left it meanwhile is asked for.
+func (c *Client) copyCached(ctx context.Context, job *copying, here []uint32) {
+	buf := make([]byte, c.geometry.BlockSize())
+	for _, b := range here {
+		if ctx.Err() != nil {
+			return
+		}
+		hash, _ := c.tree.Hash(b)
+		if p := buf[:c.geometry.Len(b)]; c.cache.Load().Get(hash, p, 0) {
+			job.deliver(b, p)
+			continue
+		}
+		now := time.Now()
+		c.mu.Lock()
+		c.rx.WantBulk(now, b)
+		c.step(now)
+	}
 }
 
 // copyTree makes all pages of the tree known.
