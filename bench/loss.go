@@ -57,7 +57,7 @@ func runLoss(ctx context.Context, r *rig, s *section) error {
 	if err := n.GSO("s1", false); err != nil {
 		return err
 	}
-	for range r.either(3, 1) {
+	for range r.either(5, 1) {
 		whole, err := n.served(ctx, n.Clients(), 0, path)
 		if err != nil {
 			return fmt.Errorf("without loss: %w", err)

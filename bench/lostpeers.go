@@ -43,7 +43,7 @@ func runLossPeers(ctx context.Context, r *rig, s *section) error {
 			return err
 		}
 	}
-	for range r.either(3, 1) {
+	for range r.either(5, 1) {
 		ours, err := n.served(ctx, n.Clients(), 0, path)
 		if err != nil {
 			return fmt.Errorf("dnbd: %w", err)
