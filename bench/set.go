@@ -31,7 +31,7 @@ var sets = []set{
 		versions: [][]string{
 			{"nbdkit", "--version"}, {"nbdcopy", "--version"}, {"qemu-nbd", "--version"}, {"dpkg-query", "-W", "udpcast"}, {"dpkg-query", "-W", "uftp"},
 		},
-		scenarios: []scenario{sharing, crowd, single, sealing, rate, loss, lossPeers, disjoint, broken, failover, replicas},
+		scenarios: []scenario{sharing, crowd, single, sealing, rate, loss, lossPeers, disjoint, broken, failover, replicas, storm},
 	},
 	{
 		name:    "nbd",
