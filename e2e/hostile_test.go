@@ -109,7 +109,7 @@ func (h *hostile) open() error {
 func (h *hostile) listen(ear *udp.Conn) {
 	m := udp.NewMessage()
 	for ear.Read(m) == nil {
-		for b := range m.Segments() {
+		for _, b := range m.Segments(nil) {
 			h.mu.Lock()
 			switch t, _ := wire.TypeOf(b); t {
 			case wire.TypeHello:

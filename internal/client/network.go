@@ -146,7 +146,7 @@ func (s *sockets) rejoin() error {
 func (s *sockets) read(conn *udp.Conn) {
 	s.readers.Go(func() {
 		m := udp.NewMessage()
-		var opened [][]byte
+		var train [][]byte
 		for {
 			if err := conn.Read(m); err != nil {
 				if !errors.Is(err, net.ErrClosed) {
@@ -154,7 +154,8 @@ func (s *sockets) read(conn *udp.Conn) {
 				}
 				return
 			}
-			if opened = s.opener.Open(opened[:0], m.Segments()); len(opened) > 0 {
+			train = m.Segments(train[:0])
+			if opened := s.opener.Open(train); len(opened) > 0 {
 				s.input(conn, m, opened)
 			}
 		}

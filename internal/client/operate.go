@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"syscall"
 	"time"
 
@@ -100,7 +99,7 @@ func (o *operation) step(ctx context.Context) (done bool, err error) {
 		if w, err := wire.ParseWelcome(o.buf[:n]); err == nil && w.Nonce == o.command.ID {
 			return false, errPlain
 		}
-		for _, b := range o.opener.Open(nil, slices.Values([][]byte{o.buf[:n]})) {
+		for _, b := range o.opener.Open([][]byte{o.buf[:n]}) {
 			a, err := wire.ParseAnswer(b)
 			if err != nil || a.ID != o.command.ID {
 				continue

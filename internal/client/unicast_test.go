@@ -55,7 +55,7 @@ func serveAnswers(t *testing.T, n Network, m *image.Image, id, port uint16, data
 			msg := udp.NewMessage()
 			for conn.Read(msg) == nil {
 				mu.Lock()
-				for b := range msg.Segments() {
+				for _, b := range msg.Segments(nil) {
 					s.Input(time.Now(), msg.From, b)
 				}
 				for _, p := range s.Packets() {

@@ -3,7 +3,6 @@ package seal
 import (
 	"crypto/cipher"
 	"encoding/binary"
-	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -56,24 +55,26 @@ func (o *Opener) Stats() Stats {
 	return Stats{Foreign: o.foreign.Load(), Plain: o.plain.Load(), Forged: o.forged.Load(), Replayed: o.replayed.Load()}
 }
 
-// Open appends to out the datagrams that are in those of a train, in their place: they overwrite the sealed ones. What the other role
-// sealed is left out silently, as those who lack the key would. It allocates nothing where out has the room and the senders are known.
-func (o *Opener) Open(out [][]byte, train iter.Seq[[]byte]) [][]byte {
+// Open opens the datagrams of a train, each in its place: what it holds is written over the sealed bytes. It returns those that are let
+// in, in the same slice. What the other role sealed is left out silently, as those who lack the key would. It allocates nothing where the
+// senders are known.
+func (o *Opener) Open(train [][]byte) [][]byte {
+	opened := train[:0]
 	if o.ring == nil {
-		for b := range train {
+		for _, b := range train {
 			if isSealed(b) {
 				o.foreign.Add(1)
 				continue
 			}
-			out = append(out, b)
+			opened = append(opened, b)
 		}
-		return out
+		return opened
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.renew()
 	var last *sender // a train has one sender mostly
-	for b := range train {
+	for _, b := range train {
 		switch {
 		case !isSealed(b):
 			if _, err := wire.TypeOf(b); err == nil {
@@ -84,11 +85,11 @@ func (o *Opener) Open(out [][]byte, train iter.Seq[[]byte]) [][]byte {
 			o.forged.Add(1)
 		default:
 			if b, last = o.open(b, last); b != nil {
-				out = append(out, b)
+				opened = append(opened, b)
 			}
 		}
 	}
-	return out
+	return opened
 }
 
 // isSealed says whether a datagram is, by whomever.

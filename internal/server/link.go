@@ -158,7 +158,7 @@ func (l *link) kick() {
 // hear takes in what arrives at one of the sockets until it is closed.
 func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 	m := udp.NewMessage()
-	var opened [][]byte
+	var train [][]byte
 	for {
 		if err := conn.Read(m); err != nil {
 			if !errors.Is(err, net.ErrClosed) {
@@ -169,7 +169,9 @@ func (l *link) hear(ctx context.Context, conn *udp.Conn) {
 		if len(l.server.cfg.Allow) > 0 && !listen.AllowedIP(l.server.cfg.Allow, m.From.Addr()) {
 			continue // to others there is no server here
 		}
-		if opened = l.opener.Open(opened[:0], m.Segments()); len(opened) == 0 {
+		train = m.Segments(train[:0])
+		opened := l.opener.Open(train)
+		if len(opened) == 0 {
 			continue
 		}
 		now := time.Now()
@@ -314,7 +316,7 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 			m := udp.NewMessage()
 			for conn.Read(m) == nil {
 				mu.Lock()
-				for _, b := range opener.Open(nil, m.Segments()) {
+				for _, b := range opener.Open(m.Segments(nil)) {
 					f.Input(time.Now(), m.From, b)
 				}
 				l.send(sealer, f.Packets())

@@ -3,7 +3,6 @@ package sim
 import (
 	"bytes"
 	"net/netip"
-	"slices"
 
 	"github.com/dnbd/dnbd/internal/seal"
 )
@@ -26,7 +25,7 @@ func (s seals) opened(input func(from netip.AddrPort, data []byte)) func(from ne
 	}
 	return func(from netip.AddrPort, data []byte) {
 		// Others hear the same bytes, which are opened in their place.
-		for _, b := range s.opener.Open(nil, slices.Values([][]byte{bytes.Clone(data)})) {
+		for _, b := range s.opener.Open([][]byte{bytes.Clone(data)}) {
 			input(from, b)
 		}
 	}

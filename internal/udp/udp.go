@@ -12,7 +12,6 @@ package udp
 
 import (
 	"errors"
-	"iter"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -94,18 +93,15 @@ type Message struct {
 // NewMessage returns a Message that Read can use.
 func NewMessage() *Message { return &Message{Data: make([]byte, 0, MessageSize)} }
 
-// Segments yields the datagrams of the train in order. They are slices of Data.
-func (m *Message) Segments() iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		if len(m.Data) == 0 || m.Segment <= 0 {
-			return
-		}
-		for rest := m.Data; len(rest) > 0; {
-			n := min(m.Segment, len(rest))
-			if !yield(rest[:n:n]) {
-				return
-			}
-			rest = rest[n:]
-		}
+// Segments appends the datagrams of the train to dst, in order. They are slices of Data.
+func (m *Message) Segments(dst [][]byte) [][]byte {
+	if m.Segment <= 0 {
+		return dst
 	}
+	for rest := m.Data; len(rest) > 0; {
+		n := min(m.Segment, len(rest))
+		dst = append(dst, rest[:n:n])
+		rest = rest[n:]
+	}
+	return dst
 }
