@@ -30,12 +30,9 @@ func runStorm(_ context.Context, r *rig, s *section) error {
 	const percentile99, longest = 1, 2 // of the three times of a report
 	r.record("simulator", "make", []string{"sim"})
 	for round := range r.either(3, 1) {
-		crowd := sim.Storm{
-			Seed: uint64(round + 1), Clients: r.either(10_000, 1000), Servers: 4, Join: time.Minute, Loss: 0.01, Port: 250e6, Crash: true,
-		}
-		lone := crowd
-		lone.Clients, lone.Crash = 1, false
-		one, err := lone.Run()
+		crowd := sim.NewStorm(uint64(round + 1))
+		crowd.Clients = r.either(crowd.Clients, 1000)
+		one, err := crowd.Alone().Run()
 		if err != nil {
 			return fmt.Errorf("one client: %w", err)
 		}

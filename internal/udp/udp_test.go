@@ -32,9 +32,6 @@ func TestMessageYieldsEachDatagramOfATrain(t *testing.T) {
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%q by %d: got %q, want %q", c.data, c.segment, got, c.want)
 		}
-		for range m.Segments(nil) {
-			break // must not panic
-		}
 	}
 }
 

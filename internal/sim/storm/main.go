@@ -16,14 +16,14 @@ import (
 )
 
 func main() {
-	s := sim.Storm{}
-	flag.Uint64Var(&s.Seed, "seed", 1, "of all that is random")
-	flag.IntVar(&s.Clients, "clients", 10_000, "that boot")
-	flag.IntVar(&s.Servers, "servers", 4, "that serve the image")
-	flag.DurationVar(&s.Join, "join", time.Minute, "in which all are switched on, one after the other")
-	flag.Float64Var(&s.Loss, "loss", 0.01, "of what arrives at each host")
-	flag.Float64Var(&s.Port, "port", 250e6, "bits a second that a server's port carries")
-	flag.BoolVar(&s.Crash, "crash", true, "one server dies when half of the clients are there")
+	s := sim.NewStorm(1)
+	flag.Uint64Var(&s.Seed, "seed", s.Seed, "of all that is random")
+	flag.IntVar(&s.Clients, "clients", s.Clients, "that boot")
+	flag.IntVar(&s.Servers, "servers", s.Servers, "that serve the image")
+	flag.DurationVar(&s.Join, "join", s.Join, "in which all are switched on, one after the other")
+	flag.Float64Var(&s.Loss, "loss", s.Loss, "of what arrives at each host")
+	flag.Float64Var(&s.Port, "port", s.Port, "bits a second that a server's port carries")
+	flag.BoolVar(&s.Crash, "crash", s.Crash, "one server dies when half of the clients are there")
 	flag.Parse()
 	debug.SetGCPercent(400) // much is made and forgotten, and little of it is large
 	if err := run(s); err != nil {
@@ -33,9 +33,7 @@ func main() {
 }
 
 func run(s sim.Storm) error {
-	one := s
-	one.Clients, one.Crash = 1, false
-	alone, err := one.Run()
+	alone, err := s.Alone().Run()
 	if err != nil {
 		return err
 	}
