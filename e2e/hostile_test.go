@@ -108,7 +108,10 @@ func (h *hostile) open() error {
 // listen learns from what is said to a group.
 func (h *hostile) listen(ear *udp.Conn) {
 	m := udp.NewMessage()
-	for ear.Read(m) == nil {
+	for {
+		if _, err := ear.Read(m); err != nil {
+			return
+		}
 		for _, b := range m.Segments(nil) {
 			h.mu.Lock()
 			switch t, _ := wire.TypeOf(b); t {

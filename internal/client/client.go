@@ -178,16 +178,18 @@ func (c *Client) keep(block uint32) bool {
 }
 
 // input takes in what one socket heard.
-func (c *Client) input(conn *udp.Conn, m *udp.Message, datagrams [][]byte) {
+func (c *Client) input(conn *udp.Conn, heard []datagram) {
 	now := time.Now()
 	c.mu.Lock()
 	control := false
-	for _, b := range datagrams {
-		c.rx.InputLate(now, m.Arrived, m.From, b)
-		control = control || len(b) > 3 && wire.Type(b[3]) != wire.TypeData
+	for _, d := range heard {
+		c.rx.InputLate(now, d.Arrived, d.From, d.data)
+		if t, err := wire.TypeOf(d.data); err == nil && t != wire.TypeData {
+			c.sockets.learn(conn, d.Message)
+			control = true
+		}
 	}
 	if control {
-		c.sockets.learn(conn, m)
 		// Before anything is asked of a server that was just met, its data must be heard.
 		c.join()
 	}

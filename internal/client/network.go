@@ -63,8 +63,14 @@ type sockets struct {
 	routes  map[netip.AddrPort]*udp.Conn // by server: the unicast socket that reaches it
 }
 
-// input takes in what one socket heard: the datagrams that were in the message, opened. It may keep none.
-type input func(conn *udp.Conn, m *udp.Message, datagrams [][]byte)
+// input takes in what one socket heard. It may keep none of it.
+type input func(conn *udp.Conn, heard []datagram)
+
+// datagram is one that came, opened, and the message that it was in.
+type datagram struct {
+	*udp.Message
+	data []byte
+}
 
 // maxRoutes bounds what strangers can make us remember.
 const maxRoutes = 256
@@ -145,18 +151,26 @@ func (s *sockets) rejoin() error {
 
 func (s *sockets) read(conn *udp.Conn) {
 	s.readers.Go(func() {
-		m := udp.NewMessage()
+		batch := udp.NewBatch()
 		var train [][]byte
+		var heard []datagram
 		for {
-			if err := conn.Read(m); err != nil {
+			n, err := conn.Read(batch...)
+			if err != nil {
 				if !errors.Is(err, net.ErrClosed) {
 					s.network.Log.Error("receive", "error", err)
 				}
 				return
 			}
-			train = m.Segments(train[:0])
-			if opened := s.opener.Open(train); len(opened) > 0 {
-				s.input(conn, m, opened)
+			heard = heard[:0]
+			for _, m := range batch[:n] {
+				train = m.Segments(train[:0])
+				for _, b := range s.opener.Open(train) {
+					heard = append(heard, datagram{m, b})
+				}
+			}
+			if len(heard) > 0 {
+				s.input(conn, heard)
 			}
 		}
 	})
@@ -245,21 +259,21 @@ func Find(ctx context.Context, n Network, ask wire.Hello, enough func(Discovery)
 	ask.Nonce = nonce()
 	var mu sync.Mutex
 	f := mcast.NewFinder(time.Now(), n.Group, ask)
-	heard := make(chan struct{}, 1)
+	news := make(chan struct{}, 1)
 	var s *sockets
 	ready := make(chan struct{})
-	s, err := listen(n, func(conn *udp.Conn, m *udp.Message, datagrams [][]byte) {
+	s, err := listen(n, func(conn *udp.Conn, heard []datagram) {
 		<-ready
-		s.learn(conn, m)
 		mu.Lock()
-		for _, b := range datagrams {
-			f.Input(time.Now(), m.From, b)
+		for _, d := range heard {
+			s.learn(conn, d.Message)
+			f.Input(time.Now(), d.From, d.data)
 		}
 		packets := f.Packets()
 		mu.Unlock()
 		s.send(packets)
 		select {
-		case heard <- struct{}{}:
+		case news <- struct{}{}:
 		default:
 		}
 	})
@@ -283,7 +297,7 @@ func Find(ctx context.Context, n Network, ask wire.Hello, enough func(Discovery)
 		}
 		timer := time.NewTimer(time.Until(next))
 		select {
-		case <-heard:
+		case <-news:
 		case <-second.C:
 			n.Keys.Refresh(n.Log)
 		case <-timer.C:

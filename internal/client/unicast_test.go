@@ -53,7 +53,10 @@ func serveAnswers(t *testing.T, n Network, m *image.Image, id, port uint16, data
 	for _, conn := range []*udp.Conn{control, group} {
 		wg.Go(func() {
 			msg := udp.NewMessage()
-			for conn.Read(msg) == nil {
+			for {
+				if _, err := conn.Read(msg); err != nil {
+					return
+				}
 				mu.Lock()
 				for _, b := range msg.Segments(nil) {
 					s.Input(time.Now(), msg.From, b)

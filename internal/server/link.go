@@ -157,32 +157,42 @@ func (l *link) kick() {
 
 // hear takes in what arrives at one of the sockets until it is closed.
 func (l *link) hear(ctx context.Context, conn *udp.Conn) {
-	m := udp.NewMessage()
+	type datagram struct {
+		*udp.Message
+		data []byte // opened
+	}
+	var heard []datagram
 	var train [][]byte
-	for {
-		if err := conn.Read(m); err != nil {
+	for batch := udp.NewBatch(); ; {
+		n, err := conn.Read(batch...)
+		if err != nil {
 			if !errors.Is(err, net.ErrClosed) {
 				l.log.Error("receive", "error", err)
 			}
 			return
 		}
-		if len(l.server.cfg.Allow) > 0 && !listen.AllowedIP(l.server.cfg.Allow, m.From.Addr()) {
-			continue // to others there is no server here
+		heard = heard[:0]
+		for _, m := range batch[:n] {
+			if len(l.server.cfg.Allow) > 0 && !listen.AllowedIP(l.server.cfg.Allow, m.From.Addr()) {
+				continue // to others there is no server here
+			}
+			train = m.Segments(train[:0])
+			for _, b := range l.opener.Open(train) {
+				heard = append(heard, datagram{m, b})
+			}
 		}
-		train = m.Segments(train[:0])
-		opened := l.opener.Open(train)
-		if len(opened) == 0 {
+		if len(heard) == 0 {
 			continue
 		}
 		now := time.Now()
 		var commands []mcast.Packet
 		l.mu.Lock()
-		for _, b := range opened {
-			if t, _ := wire.TypeOf(b); t == wire.TypeCommand {
-				commands = append(commands, mcast.Packet{To: m.From, Data: bytes.Clone(b)}) // done without the lock, below
+		for _, d := range heard {
+			if t, _ := wire.TypeOf(d.data); t == wire.TypeCommand {
+				commands = append(commands, mcast.Packet{To: d.From, Data: bytes.Clone(d.data)}) // done without the lock, below
 				continue
 			}
-			l.sender.InputLate(now, m.Arrived, m.From, b)
+			l.sender.InputLate(now, d.Arrived, d.From, d.data)
 		}
 		packets, loads := l.sender.Packets(), l.sender.Loads()
 		l.mu.Unlock()
@@ -314,7 +324,10 @@ func (l *link) probe(ctx context.Context, d time.Duration) (found []mcast.Found,
 		}
 		wg.Go(func() {
 			m := udp.NewMessage()
-			for conn.Read(m) == nil {
+			for {
+				if _, err := conn.Read(m); err != nil {
+					return
+				}
 				mu.Lock()
 				for _, b := range opener.Open(m.Segments(nil)) {
 					f.Input(time.Now(), m.From, b)

@@ -44,7 +44,7 @@ func TestTheDefaultReadBufferHoldsWhatItsCommentSays(t *testing.T) {
 		held := 0
 		for m := NewMessage(); ; held += len(m.Data) {
 			r.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-			if err := r.Read(m); errors.Is(err, os.ErrDeadlineExceeded) {
+			if _, err := r.Read(m); errors.Is(err, os.ErrDeadlineExceeded) {
 				break
 			} else if err != nil {
 				t.Fatal(err)
@@ -106,7 +106,7 @@ func BenchmarkGroup(b *testing.B) {
 				var got result
 				start := threadTime()
 				for m := NewMessage(); ; got.bytes += len(m.Data) {
-					if got.err = r.Read(m); got.err != nil || string(m.Data) == end {
+					if _, got.err = r.Read(m); got.err != nil || string(m.Data) == end {
 						break
 					}
 				}

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,8 +117,8 @@ func fill(s *Segments, rng *rand.Rand, sizes []int) [][]byte {
 	return want
 }
 
-// pin keeps the calling goroutine on one processor for as long as it lasts. A sender that the kernel moves to another one between two
-// calls has its earlier datagrams overtaken, since each processor has a queue of its own for what virtual links carry.
+// pin keeps the calling goroutine on one processor for as long as it lasts, so that what it sends over virtual links has mostly arrived when
+// the call returns.
 func pin(t testing.TB) {
 	t.Helper()
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -135,24 +136,31 @@ func pin(t testing.TB) {
 	}
 }
 
-// expect reads until all of want has arrived at c, in order and nothing else.
+// place is where b is among datagrams, -1 for nowhere.
+func place(datagrams [][]byte, b []byte) int {
+	return slices.IndexFunc(datagrams, func(d []byte) bool { return bytes.Equal(d, b) })
+}
+
+// expect reads until each of want has arrived at c once, and nothing else. A train has its datagrams in order; what comes one by one may
+// overtake each other, as it does on virtual links even when it is sent from one processor.
 func expect(t *testing.T, c *Conn, m *Message, from netip.AddrPort, want [][]byte) {
 	t.Helper()
+	want = slices.Clone(want)
 	for len(want) > 0 {
-		if err := c.Read(m); err != nil {
+		if _, err := c.Read(m); err != nil {
 			t.Fatalf("%d datagrams are missing: %v", len(want), err)
 		}
 		if m.From != from || m.IfIndex != c.ifaces[0].Index {
 			t.Fatalf("from %v by interface %d, want %v by %d", m.From, m.IfIndex, from, c.ifaces[0].Index)
 		}
+		last := 0
 		for _, s := range m.Segments(nil) {
-			if len(want) == 0 {
-				t.Fatalf("a datagram of %d bytes too many", len(s))
+			at := place(want, s)
+			if at < last {
+				t.Fatalf("got a datagram of %d bytes in a train, which is number %d of the %d missing, after number %d", len(s), at, len(want), last)
 			}
-			if !bytes.Equal(s, want[0]) {
-				t.Fatalf("got a datagram of %d bytes, want one of %d, or other bytes", len(s), len(want[0]))
-			}
-			want = want[1:]
+			want = slices.Delete(want, at, at+1)
+			last = at
 		}
 	}
 }
@@ -171,7 +179,6 @@ func TestATrainReachesEveryListenerOfTheGroupUnchanged(t *testing.T) {
 			s.bulk.batch = way.batch
 			for name, sizes := range trains {
 				t.Run(fmt.Sprintf("%v/%s/%s", group.Addr(), way.name, name), func(t *testing.T) {
-					pin(t)
 					var train Segments
 					want := fill(&train, rand.New(rand.NewPCG(1, uint64(len(sizes)))), sizes)
 					if err := s.SendSegments(group, &train); err != nil {
@@ -207,11 +214,105 @@ func TestATrainArrivesInOneReadWithGSOAndGRO(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := NewMessage()
-		if err := r.Read(m); err != nil {
+		if _, err := r.Read(m); err != nil {
 			t.Fatal(err)
 		}
 		if len(m.Data) != train.Bytes() || m.Segment != 1440 {
 			t.Errorf("one Read gave %d bytes in segments of %d, want %d and 1440", len(m.Data), m.Segment, train.Bytes())
+		}
+	}
+}
+
+// awaitQueued waits until what c has to be read occupies n bytes of the kernel's memory or more, and returns how many it does.
+func awaitQueued(t *testing.T, c *Conn, n int) int {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
+		queued := 0
+		if err := c.raw.Control(func(fd uintptr) {
+			var info [unix.SK_MEMINFO_RMEM_ALLOC + 1]uint32
+			size := uint32(unsafe.Sizeof(info))
+			unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+				uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+			queued = int(info[unix.SK_MEMINFO_RMEM_ALLOC])
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if queued >= n {
+			return queued
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are queued, want %d", queued, n)
+		}
+	}
+}
+
+func TestDatagramsThatWaitAreReadTogether(t *testing.T) {
+	l := lab.ForTest(t, lab.Options{Clients: 2})
+	pin(t)
+	for _, group := range []netip.AddrPort{group4, group6} {
+		r := listener(t, l, "c1", group, Options{NoGRO: true})
+		alone := Options{NoGSO: true} // so that each datagram occupies as much as any other
+		senders := []*Conn{sender(t, l, "s1", group, alone), sender(t, l, "c2", group, alone)}
+		var want [][]byte
+		var train Segments
+		send := func(datagrams int) {
+			t.Helper()
+			turn := len(want)
+			want = append(want, fill(&train, rand.New(rand.NewPCG(1, uint64(turn))), sizes(datagrams-1, 1000, 1000))...)
+			if err := senders[turn/10%2].SendSegments(group, &train); err != nil {
+				t.Fatal(err)
+			}
+		}
+		send(1)
+		each := awaitQueued(t, r, 1)
+		send(9)
+		for len(want) < 40 {
+			awaitQueued(t, r, len(want)*each)
+			send(10)
+		}
+		awaitQueued(t, r, len(want)*each)
+		batch := NewBatch()
+		got := 0
+		for _, count := range []int{Batch, Batch, 40 - 2*Batch} {
+			n, err := r.Read(batch...)
+			if err != nil || n != count {
+				t.Fatalf("%v: a Read gave %d messages (%v), want %d", group, n, err, count)
+			}
+			for _, m := range batch[:n] {
+				from := senders[got/10%2].LocalAddr()
+				at := place(want, m.Data)
+				if at < 0 || at/10 != got/10 || m.Segment != len(m.Data) || m.From != from || m.IfIndex != r.ifaces[0].Index {
+					t.Fatalf("%v: message %d of %d bytes in segments of %d from %v by %d is number %d of what was sent, want ten from %v at a time",
+						group, got, len(m.Data), m.Segment, m.From, m.IfIndex, at, from)
+				}
+				want[at] = nil
+				got++
+			}
+		}
+	}
+}
+
+// A train is as much as a batch already, and the buffers of a batch of trains would not stay in a processor's cache.
+func TestTrainsAreReadOneByOneOnceTheyCome(t *testing.T) {
+	l := lab.ForTest(t, lab.Options{Clients: 1})
+	pin(t)
+	r := listener(t, l, "c1", group4, Options{})
+	s := sender(t, l, "s1", group4, Options{})
+	batch := NewBatch()
+	var train Segments
+	fill(&train, rand.New(rand.NewPCG(1, 1)), sizes(9, 1000, 1000))
+	for sent := range 3 {
+		for range 1 + sent {
+			if err := s.SendSegments(group4, &train); err != nil {
+				t.Fatal(err)
+			}
+		}
+		awaitQueued(t, r, (1+sent)*train.Bytes()) // a train occupies somewhat more than its bytes, and less than twice
+		for range 1 + sent {
+			n, err := r.Read(batch...)
+			if err != nil || n != 1 || len(batch[0].Data) != train.Bytes() {
+				t.Fatalf("a Read gave %d messages, the first of %d bytes (%v), want one train of %d", n, len(batch[0].Data), err, train.Bytes())
+			}
 		}
 	}
 }
@@ -288,7 +389,6 @@ func TestWhatTheSystemRefusesIsGivenUpAndLoggedOnce(t *testing.T) {
 	r := listener(t, l, "c1", group4, Options{})
 	log, text := memory()
 	s := sender(t, l, "s1", group4, Options{Log: log})
-	pin(t)
 	m := NewMessage()
 	send := func() {
 		t.Helper()
@@ -402,7 +502,7 @@ func TestAnEqualTrainAvoidsGSOOnKernelsThatCorruptIt(t *testing.T) {
 		if err := s.SendSegments(group4, &train); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Read(m); err != nil {
+		if _, err := r.Read(m); err != nil {
 			t.Fatal(err)
 		}
 		if len(m.Data) != c.first {
@@ -484,7 +584,7 @@ func TestWhatAFullBufferDropsIsCounted(t *testing.T) {
 		got := 0
 		for deadline := time.Now().Add(patience); r.Drops() == 0 || got+int(r.Drops()) < sent; {
 			r.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-			if err := r.Read(m); err == nil {
+			if _, err := r.Read(m); err == nil {
 				got++
 			} else if !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Fatal(err)
@@ -510,11 +610,12 @@ func TestCloseUnblocksReadAndLaterCallsFail(t *testing.T) {
 	reading := make(chan error)
 	go func() {
 		m := NewMessage()
-		if err := c.Read(m); err != nil {
+		if _, err := c.Read(m); err != nil {
 			t.Errorf("first Read: %v", err)
 		}
 		reading <- nil
-		reading <- c.Read(m)
+		_, err := c.Read(m)
+		reading <- err
 	}()
 	s := sender(t, l, "s1", group4, Options{})
 	if err := s.Send(group4, []byte("x")); err != nil {
@@ -531,8 +632,9 @@ func TestCloseUnblocksReadAndLaterCallsFail(t *testing.T) {
 	}
 	var train Segments
 	train.Add(nil, []byte("x"))
+	_, readErr := c.Read(NewMessage())
 	for what, err := range map[string]error{
-		"Read":         c.Read(NewMessage()),
+		"Read":         readErr,
 		"Send":         c.Send(group4, []byte("x")),
 		"SendSegments": c.SendSegments(group4, &train),
 	} {
@@ -689,7 +791,7 @@ func TestSendingAndReadingAllocateNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 				for got := 0; got < 11; {
-					if err := r.Read(m); err != nil {
+					if _, err := r.Read(m); err != nil {
 						t.Fatalf("%v, %s: after %d datagrams: %v; %d dropped", group, way.name, got, err, r.Drops())
 					}
 					datagrams = m.Segments(datagrams[:0])
@@ -782,7 +884,7 @@ func TestWhatWaitsInTheSocketTellsWhenItArrived(t *testing.T) {
 		for time.Since(before) < 10*skew {
 		}
 		m := NewMessage()
-		if err := r.Read(m); err != nil {
+		if _, err := r.Read(m); err != nil {
 			t.Fatal(err)
 		}
 		if m.Arrived.Before(sent.Add(-skew)) || m.Arrived.After(before.Add(skew)) {

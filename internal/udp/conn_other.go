@@ -5,7 +5,6 @@ package udp
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -123,16 +122,17 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Read waits for a datagram and stores it in m, whose Data must have a capacity of MessageSize. It fails with
-// net.ErrClosed once c is closed. IfIndex is known only where c has a single interface.
-func (c *Conn) Read(m *Message) error {
-	if cap(m.Data) < MessageSize {
-		return fmt.Errorf("read from %v into %d bytes, want %d: %w", c.local, cap(m.Data), MessageSize, io.ErrShortBuffer)
+// Read waits for a datagram and stores it in the first of ms, and returns 1. The Data of each must have a capacity of MessageSize. It
+// fails with net.ErrClosed once c is closed. IfIndex is known only where c has a single interface.
+func (c *Conn) Read(ms ...*Message) (int, error) {
+	if err := c.checkRoom(ms); err != nil {
+		return 0, err
 	}
+	m := ms[0]
 	for {
 		n, from, err := c.udp.ReadFromUDPAddrPort(m.Data[:MessageSize])
 		if err != nil {
-			return fmt.Errorf("read from %v: %w", c.local, err)
+			return 0, fmt.Errorf("read from %v: %w", c.local, err)
 		}
 		m.Data, m.Segment, m.IfIndex, m.Arrived = m.Data[:n], n, 0, time.Now()
 		m.From = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
@@ -143,7 +143,7 @@ func (c *Conn) Read(m *Message) error {
 	if len(c.ifaces) == 1 {
 		m.IfIndex = c.ifaces[0].Index
 	}
-	return nil
+	return 1, nil
 }
 
 // Ignore makes c no longer hear what comes from one address and port: those who send to a group that they also listen to

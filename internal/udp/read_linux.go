@@ -3,7 +3,6 @@ package udp
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net/netip"
 	"sync"
 	"time"
@@ -12,17 +11,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reader is what recvmsg needs, kept so that a Read allocates nothing.
+// reader is what recvmmsg needs, kept so that a Read allocates nothing.
 type reader struct {
 	mu   sync.Mutex // held for a whole Read; guards the rest
 	try  func(fd uintptr) bool
-	hdr  unix.Msghdr
-	iov  unix.Iovec
-	from sockaddr
-	oob  [160]byte // the control messages asked for take 36 + 32 + 20 + 20 bytes and their alignment
+	hdrs [Batch]unix.Mmsghdr
+	iovs [Batch]unix.Iovec
+	from [Batch]sockaddr
+	oobs [Batch][160]byte // the control messages asked for take 36 + 32 + 20 + 20 bytes and their alignment
 
-	n   int
-	err error
+	want int // messages
+	n    int
+	err  error
+
+	// The kernel coalesces: what waits is few trains, and one of them at a time stays in the processor's cache.
+	trains bool
 
 	// A train mostly comes from the sender of the one before.
 	lastRaw  sockaddr
@@ -30,19 +33,28 @@ type reader struct {
 }
 
 func (r *reader) init() {
-	r.hdr.Iov = &r.iov
-	r.hdr.SetIovlen(1)
+	for i := range r.hdrs {
+		r.hdrs[i].Hdr = unix.Msghdr{Name: r.from[i].pointer(), Iov: &r.iovs[i], Control: &r.oobs[i][0]}
+		r.hdrs[i].Hdr.SetIovlen(1)
+	}
 	r.try = r.receive
+}
+
+// load points the headers at ms, and sets what the kernel has overwritten.
+func (r *reader) load(ms []*Message) {
+	for i, m := range ms {
+		r.iovs[i].Base = unsafe.SliceData(m.Data)
+		r.iovs[i].SetLen(MessageSize)
+		r.hdrs[i].Hdr.Namelen = unix.SizeofSockaddrInet6
+		r.hdrs[i].Hdr.SetControllen(len(r.oobs[i]))
+	}
+	r.want = len(ms)
 }
 
 // receive is called by the runtime when fd may have something to read; it returns false to wait for that.
 func (r *reader) receive(fd uintptr) bool {
 	for {
-		// The kernel overwrites these.
-		r.hdr.Name, r.hdr.Namelen = r.from.pointer(), unix.SizeofSockaddrInet6
-		r.hdr.Control = &r.oob[0]
-		r.hdr.SetControllen(len(r.oob))
-		n, _, errno := unix.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.hdr)), 0)
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs)), uintptr(r.want), 0, 0, 0)
 		switch errno {
 		case 0:
 			r.n, r.err = int(n), nil
@@ -57,35 +69,45 @@ func (r *reader) receive(fd uintptr) bool {
 	}
 }
 
-// Read waits for a datagram, or a train that arrived coalesced, and stores it in m, whose Data must have a capacity of
-// MessageSize. It fails with net.ErrClosed once c is closed. It allocates nothing.
-func (c *Conn) Read(m *Message) error {
-	if cap(m.Data) < MessageSize {
-		return fmt.Errorf("read from %v into %d bytes, want %d: %w", c.local, cap(m.Data), MessageSize, io.ErrShortBuffer)
+// Read waits for a datagram, or a train that arrived coalesced, and stores it in the first of ms. What else is there already goes to
+// the others of ms; those from Batch on are never used. It returns how many were filled. The Data of each must have a
+// capacity of MessageSize. It fails with net.ErrClosed once c is closed. It allocates nothing.
+func (c *Conn) Read(ms ...*Message) (int, error) {
+	if err := c.checkRoom(ms); err != nil {
+		return 0, err
 	}
 	r := &c.reader
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.iov.Base = unsafe.SliceData(m.Data)
-	r.iov.SetLen(MessageSize)
+	ms = ms[:min(len(ms), Batch)]
+	if r.trains {
+		ms = ms[:1]
+	}
+	r.load(ms)
 	err := c.raw.Read(r.try)
-	r.iov.Base = nil
+	clear(r.iovs[:len(ms)]) // do not keep the buffers alive
 	if err == nil {
 		err = r.err
 	}
 	if err != nil {
-		return fmt.Errorf("read from %v: %w", c.local, err)
+		return 0, fmt.Errorf("read from %v: %w", c.local, err)
 	}
-	m.Data = m.Data[:r.n]
-	m.Segment = r.n
-	m.IfIndex = 0
-	m.Arrived = time.Now()
-	if r.from != r.lastRaw {
-		r.lastRaw, r.lastFrom = r.from, r.from.get(c.zoneName)
+	r.trains = false
+	now := time.Now()
+	for i, m := range ms[:r.n] {
+		hdr := &r.hdrs[i]
+		m.Data = m.Data[:hdr.Len]
+		m.Segment = len(m.Data)
+		m.IfIndex = 0
+		m.Arrived = now
+		if r.from[i] != r.lastRaw {
+			r.lastRaw, r.lastFrom = r.from[i], r.from[i].get(c.zoneName)
+		}
+		m.From = r.lastFrom
+		c.parse(r.oobs[i][:hdr.Hdr.Controllen], m)
+		r.trains = r.trains || m.Segment < len(m.Data)
 	}
-	m.From = r.lastFrom
-	c.parse(r.oob[:r.hdr.Controllen], m)
-	return nil
+	return r.n, nil
 }
 
 // longestWait is how long a train can have waited to be read. More means that the clock was set.

@@ -157,7 +157,7 @@ func TestATrainToOneAddressArrivesWhole(t *testing.T) {
 	m := NewMessage()
 	var got []byte
 	for string(m.Data) != "end" {
-		if err := to.Read(m); err != nil {
+		if _, err := to.Read(m); err != nil {
 			t.Fatal(err)
 		}
 		if m.From != from.LocalAddr() {
