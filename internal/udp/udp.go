@@ -6,8 +6,9 @@
 // hears what is sent to the group.
 //
 // On Linux a train of datagrams leaves with one system call and no copy per datagram (UDP segmentation offload, GSO), or
-// with sendmmsg where GSO is refused, and arrives coalesced (GRO), or many at once (recvmmsg). Elsewhere, every datagram is a call. What is on the wire is the
-// same. Nothing is ever fragmented: what exceeds the interface's MTU fails with EMSGSIZE.
+// with sendmmsg where GSO is refused, and arrives coalesced (GRO), or many at once (recvmmsg). Elsewhere, every datagram
+// is a call. What is on the wire is the same. Nothing is ever fragmented: what exceeds the interface's MTU fails with
+// EMSGSIZE.
 package udp
 
 import (
