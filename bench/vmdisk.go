@@ -44,7 +44,7 @@ var vmClients = scenario{
 		); err != nil {
 			return err
 		}
-		return compare(ctx, s, r.either(7, 2), contender{"dnbd", "/dev/nbd1"}, contender{"nbd-client", "/dev/nbd0"}, atLeast(0.95, 1.1),
+		return compare(ctx, s, r.either(11, 2), contender{"dnbd", "/dev/nbd1"}, contender{"nbd-client", "/dev/nbd0"}, atLeast(0.95, 1.1),
 			g.sequential("sequential reads"), g.random("4 KiB random reads", 16))
 	},
 }

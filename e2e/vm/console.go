@@ -81,3 +81,7 @@ var stuck = regexp.MustCompile(`soft lockup`)
 func (c *console) complaints() []string {
 	return slices.DeleteFunc(complaint.FindAllString(c.String(), -1), stuck.MatchString)
 }
+
+// misemulated says whether the kernel came upon a breakpoint that was not there any more. It has one where it patches itself, until
+// the other processors know; an emulated one that is late may run what it translated before.
+func (c *console) misemulated() bool { return strings.Contains(c.String(), "Oops: int3") }

@@ -80,13 +80,22 @@ func Need(t testing.TB) {
 }
 
 // Start is Boot without a test. The guest lives on when ctx ends, until Kill. After an error it is nil, or one that has started
-// and does not answer, and is to be killed.
+// and does not answer, and is to be killed. One that the emulation fails as it boots is started once more.
 func (r *Rack) Start(ctx context.Context, k Kernel, o Options) (*Guest, error) {
 	m, err := k.modules()
 	if err != nil {
 		return nil, fmt.Errorf("boot kernel of %s: %w", k, err)
 	}
 	what := strings.TrimSpace(m.release + " " + o.Host)
+	g, err := r.boot(ctx, k, m, o, what)
+	if err != nil && g != nil && g.console.misemulated() {
+		g.Kill() // with the complaint that is known
+		g, err = r.boot(ctx, k, m, o, what)
+	}
+	return g, err
+}
+
+func (r *Rack) boot(ctx context.Context, k Kernel, m *modules, o Options, what string) (*Guest, error) {
 	g, err := r.start(k, m, o, what)
 	if err != nil {
 		return nil, fmt.Errorf("boot %s: %w", what, err)
