@@ -126,7 +126,7 @@ func randomly(mode string, depth int, result func(fioReport) float64) func(conte
 	return func(ctx context.Context, r *rig, s *nbdProcess) (done, error) {
 		rep, err := r.fio(ctx, s, "--rw="+mode, "--bs=4k", fmt.Sprintf("--iodepth=%d", depth), "--norandommap",
 			"--lat_percentiles=1", "--time_based", fmt.Sprintf("--runtime=%dms", r.either(1500, 500)))
-		return done{result(rep), rep.total()}, err
+		return done{result: result(rep), amount: rep.total()}, err
 	}
 }
 
@@ -134,7 +134,7 @@ func randomly(mode string, depth int, result func(fioReport) float64) func(conte
 func sequentialWrites(size int64) func(context.Context, *rig, *nbdProcess) (done, error) {
 	return func(ctx context.Context, r *rig, s *nbdProcess) (done, error) {
 		rep, err := r.fio(ctx, s, "--rw=write", "--bs=1m", "--iodepth=4", "--end_fsync=1")
-		return done{float64(size) / 1e3 / rep.Milliseconds, float64(size) / gib}, err
+		return done{result: float64(size) / 1e3 / rep.Milliseconds, amount: float64(size) / gib}, err
 	}
 }
 

@@ -39,6 +39,7 @@ var (
 type done struct {
 	result float64
 	amount float64 // GiB or operations, as the race's work has it
+	client float64 // processor time of the client, in seconds; 0 where nobody asked
 }
 
 // loadTimeout is how long a server may take for one load, the start of it included: some hang.
@@ -74,7 +75,7 @@ func hardest(figures []*figure, l limit) *figure {
 // run runs one round of a race, and returns the figures of dnbd's result and of its processor time ÷ those of each of the others. In each round
 // another server comes first.
 func (c race) run(ctx context.Context, r *rig, s *section, round int) (results, times []*figure, err error) {
-	got, cpus := map[string]float64{}, map[string]float64{}
+	got, cpus, clients := map[string]float64{}, map[string]float64{}, map[string]float64{}
 	for i := range c.programs {
 		program := c.programs[(i+round)%len(c.programs)]
 		d, cpu, err := c.one(ctx, r, program)
@@ -82,10 +83,14 @@ func (c race) run(ctx context.Context, r *rig, s *section, round int) (results, 
 			return nil, nil, fmt.Errorf("%s: %w", program.name, err)
 		}
 		got[program.name], cpus[program.name] = d.result, cpu/d.amount*c.work.scale
+		clients[program.name] = d.client / d.amount * c.work.scale
 	}
 	for _, program := range c.programs {
 		s.add(c.label+", "+program.name, c.unit, got[program.name])
 		s.add(c.label+", "+program.name+": CPU", c.work.unit, cpus[program.name])
+		if client := clients[program.name]; client > 0 {
+			s.add(c.label+", "+program.name+": the client's CPU", c.work.unit, client)
+		}
 	}
 	for _, program := range c.programs {
 		if ours, peer := dnbdServer.name, program.name; peer != ours {
