@@ -26,15 +26,6 @@ const (
 	// readAhead is the size of the read buffer of a connection in transmission: room for all requests that it has under way,
 	// and for a dozen small writes.
 	readAhead = 64 << 10
-	// unixSendBuffer is the size of a local client's socket buffer, as far as the system allows. The usual 208 KiB are less
-	// than one large reply, so that the server and its client take turns: nbdcopy reads 2.1 GB/s then and 2.9 GB/s with
-	// this, since pages are queued (splice_linux.go).
-	unixSendBuffer = 2 << 20
-	// loopSendBuffer is the same for TCP within the machine, where copies are queued and segments have up to 64 KiB. Linux
-	// doubles it, and would let the queue grow to megabytes, which are out of the processors' caches when the client comes to
-	// read them: nbdcopy reads 3.0 GB/s over one connection then and 3.4 GB/s with this; less than half of it has TCP wait
-	// for its timers. To other machines TCP finds the size for its path by itself.
-	loopSendBuffer = 112 << 10
 	// maxAcceptPause is the longest pause after accepting failed for want of descriptors or memory.
 	maxAcceptPause = time.Second
 )
@@ -220,7 +211,6 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("start transmission: %w", err)
 	}
-	sizeQueue(client)
 	log.Debug("NBD client served", "export", session.export.Name)
 
 	if !stop() {
@@ -233,24 +223,4 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, log *slog.Logger) err
 	err = t.run(s.config.Grace)
 	_ = client.Close()
 	return err
-}
-
-// sizeQueue gives the socket of a client on this machine the buffer that large replies want. Over TLS, where to copy is the
-// least of the work, the system's suits.
-func sizeQueue(conn net.Conn) {
-	local, ok := conn.(interface{ SetWriteBuffer(int) error })
-	switch {
-	case !ok:
-	case conn.LocalAddr().Network() == "unix":
-		_ = local.SetWriteBuffer(unixSendBuffer) // slower without, no more
-	case withinMachine(conn.LocalAddr(), conn.RemoteAddr()):
-		_ = local.SetWriteBuffer(loopSendBuffer)
-	}
-}
-
-// withinMachine says whether a TCP connection does not leave the machine, as far as its ends' addresses tell.
-func withinMachine(a, b net.Addr) bool {
-	from, ok1 := a.(*net.TCPAddr)
-	to, ok2 := b.(*net.TCPAddr)
-	return ok1 && ok2 && (from.IP.Equal(to.IP) || from.IP.IsLoopback())
 }

@@ -74,6 +74,14 @@ func (c *threadConn) LocalAddr() net.Addr { return c.local }
 // RemoteAddr implements net.Conn.
 func (c *threadConn) RemoteAddr() net.Addr { return c.remote }
 
+// SetWriteBuffer sets the size of the socket's buffer, in bytes, as far as the system allows.
+func (c *threadConn) SetWriteBuffer(n int) (err error) {
+	if e := c.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, n) }); e != nil {
+		return e
+	}
+	return err
+}
+
 // Read implements net.Conn.
 func (c *threadConn) Read(p []byte) (int, error) {
 	n, err := c.file.Read(p)

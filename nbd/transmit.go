@@ -50,6 +50,7 @@ type transmission struct {
 	splicer *splicer
 	// resident, which is the leader's, is nil where nobody knows what of the device is in memory.
 	resident *resident
+	outgoing sendQueue     // the leader's
 	idle     time.Duration // how long a client without requests may be silent; 0: for ever
 
 	// ctx ends when no reply can be delivered any more; cancel ends it.
@@ -90,6 +91,7 @@ func newTransmission(ctx context.Context, s session, conn net.Conn, ahead []byte
 		size:     s.export.Device.Size(),
 		splicer:  newSplicer(s.export.Device, conn),
 		resident: newResident(s.export.Device),
+		outgoing: newSendQueue(conn),
 		idle:     cmp.Or(s.export.IdleTimeout, server.config.IdleTimeout),
 		ended:    make(chan struct{}),
 	}
@@ -181,6 +183,9 @@ func (t *transmission) receive() (r *request, errno uint32, text string, err err
 		}
 	} else {
 		r.cost = t.cost(r)
+		if r.command == cmdRead {
+			t.outgoing.fit(uint64(r.length))
+		}
 	}
 	if !t.acquire(r.cost) {
 		return nil, 0, "", nil
