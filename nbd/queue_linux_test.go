@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"net"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -10,7 +11,7 @@ import (
 
 func TestTheQueueWithinTheMachineFitsTheReplies(t *testing.T) {
 	for _, threaded := range []bool{false, true} {
-		_, conn := tcpPair(t)
+		conn := accepted(t, "tcp", "127.0.0.1:0")
 		if threaded {
 			conn = thread(conn, new(counters))
 			t.Cleanup(func() { conn.Close() })
@@ -30,23 +31,40 @@ func TestTheQueueWithinTheMachineFitsTheReplies(t *testing.T) {
 	}
 }
 
-// tcpPair returns both ends of a connection over loopback.
-func tcpPair(t *testing.T) (client, server net.Conn) {
+func TestOverTLSOnlyUnixSocketsHaveALongQueue(t *testing.T) {
+	local := accepted(t, "unix", filepath.Join(t.TempDir(), "socket"))
+	before := queueSize(t, local)
+	newSendQueue(&tlsConn{records: &records{Conn: local}})
+	if got := queueSize(t, local); got <= before {
+		t.Errorf("the buffer of a unix socket has %d bytes, and had %d", got, before)
+	}
+	tcp := accepted(t, "tcp", "127.0.0.1:0")
+	before = queueSize(t, tcp)
+	newSendQueue(&tlsConn{records: &records{Conn: tcp}})
+	if got := queueSize(t, tcp); got != before {
+		t.Errorf("the buffer of a TCP connection has %d bytes, and had %d", got, before)
+	}
+}
+
+// accepted returns a server's end of a connection.
+func accepted(t *testing.T, network, address string) net.Conn {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
+	client, err := net.Dial(network, l.Addr().String())
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	if server, err = l.Accept(); err != nil {
+	conn, err := l.Accept()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { server.Close() })
-	return client, server
+	t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 // queueSize is the size of conn's buffer, as the system counts it.
