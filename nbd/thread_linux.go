@@ -75,11 +75,8 @@ func (c *threadConn) LocalAddr() net.Addr { return c.local }
 func (c *threadConn) RemoteAddr() net.Addr { return c.remote }
 
 // SetWriteBuffer sets the size of the socket's buffer, in bytes, as far as the system allows.
-func (c *threadConn) SetWriteBuffer(n int) (err error) {
-	if e := c.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, n) }); e != nil {
-		return e
-	}
-	return err
+func (c *threadConn) SetWriteBuffer(n int) error {
+	return c.control("setsockopt", func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, n) })
 }
 
 // Read implements net.Conn.
@@ -207,22 +204,20 @@ func (c *threadConn) setTimeout(option int, t time.Time) error {
 	if !t.IsZero() {
 		limit = unix.NsecToTimeval(max(int64(time.Until(t)), int64(time.Millisecond)))
 	}
-	var err error
-	if e := c.raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptTimeval(int(fd), unix.SOL_SOCKET, option, &limit)
-	}); e != nil {
-		return e
-	}
-	return os.NewSyscallError("setsockopt", err)
+	return c.control("setsockopt", func(fd int) error { return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &limit) })
 }
 
 // shutdown ends the calls under way.
 func (c *threadConn) shutdown(how int) error {
-	var err error
-	if e := c.raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), how) }); e != nil {
+	return c.control("shutdown", func(fd int) error { return unix.Shutdown(fd, how) })
+}
+
+// control makes a system call that does not wait.
+func (c *threadConn) control(call string, f func(fd int) error) (err error) {
+	if e := c.raw.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
 		return e
 	}
-	return os.NewSyscallError("shutdown", err)
+	return os.NewSyscallError(call, err)
 }
 
 // Close implements net.Conn.
