@@ -87,15 +87,16 @@ func (r *Rack) Start(ctx context.Context, k Kernel, o Options) (*Guest, error) {
 		return nil, fmt.Errorf("boot kernel of %s: %w", k, err)
 	}
 	what := strings.TrimSpace(m.release + " " + o.Host)
-	g, err := r.boot(ctx, k, m, o, what)
+	g, err := r.startOnce(ctx, k, m, o, what)
 	if err != nil && g != nil && g.console.misemulated() {
 		g.Kill() // with the complaint that is known
-		g, err = r.boot(ctx, k, m, o, what)
+		g, err = r.startOnce(ctx, k, m, o, what)
 	}
 	return g, err
 }
 
-func (r *Rack) boot(ctx context.Context, k Kernel, m *modules, o Options, what string) (*Guest, error) {
+// startOnce is Start without the second try.
+func (r *Rack) startOnce(ctx context.Context, k Kernel, m *modules, o Options, what string) (*Guest, error) {
 	g, err := r.start(k, m, o, what)
 	if err != nil {
 		return nil, fmt.Errorf("boot %s: %w", what, err)
